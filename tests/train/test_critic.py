@@ -155,6 +155,13 @@ def test_a_value_that_has_moved_far_enough_towards_its_target_has_no_gradient() 
     assert value_loss(values, micro, clip=0.0)[0].item() == pytest.approx((0.25 * 0.64 + 0.25 * 0.04 + 0.5 * 3.24) / 2)
 
 
+def test_values_that_rounding_moves_are_not_counted_as_clipped() -> None:
+    generator = torch.Generator().manual_seed(0)
+    old, moved, targets = (torch.rand(1_000, generator=generator, dtype=torch.float64) for _ in range(3))
+    micro = replace(make_micro_batch(1_000, weights=(0.001,) * 1_000), values=old, value_targets=targets)
+    assert float(value_loss(old + 0.1 * moved, micro, clip=0.5)[1]["critic/clipped"].value) == 0.0
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_while_the_critic_warms_up_it_learns_alone_and_then_both_learn(kind: str, model_dir: Path) -> None:
     trainer, _ = Trainer.build(

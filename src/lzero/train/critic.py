@@ -126,7 +126,9 @@ def value_loss(values: Tensor, micro: MicroBatch, *, clip: float) -> tuple[Tenso
         return (weights * errors).sum() / 2, {}
     clipped = (old + (values - old).clamp(-clip, clip) - targets).square()
     loss = (weights * torch.maximum(errors, clipped)).sum() / 2
-    return loss, {"critic/clipped": Metric.mean(clipped > errors, weights)}
+    # Without a limit on the move, the two errors differ by rounding, because `old` is added again.
+    limited = ((values - old).abs() > clip) & (clipped > errors)
+    return loss, {"critic/clipped": Metric.mean(limited, weights)}
 
 
 def make_critic(
