@@ -219,6 +219,23 @@ async def test_a_server_that_cannot_be_joined_is_refused_before_it_is_changed(se
     assert not {"/update_weight_version", "/init_weight_transfer_engine", "/pause"} & set(server.asked)
 
 
+@pytest.mark.parametrize(
+    ("replicas", "device", "chosen", "binding"),
+    [(1, "cpu", None, None), (2, "cpu", None, "nobind"), (2, "cpu", "0-3|4-7", "0-3|4-7"), (2, "cpu", "auto", "auto")],
+)
+def test_servers_on_the_cpus_of_one_machine_do_not_bind_their_threads_to_the_same_cores(
+    replicas: int, device: str, chosen: str | None, binding: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name = "VLLM_CPU_OMP_THREADS_BIND"
+    monkeypatch.delenv(name, raising=False)
+    if chosen is not None:
+        monkeypatch.setenv(name, chosen)
+    config = load_config(None, ["engine.kind=vllm", f"engine.replicas={replicas}", f"model.device={device}"])
+    assert [kind.environment(config, tmp_path, number=number).get(name) for number in range(replicas)] == [
+        binding
+    ] * replicas
+
+
 def test_servers_share_out_the_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = load_config(None, ["engine.kind=vllm", "engine.replicas=2", "engine.devices_per_replica=2"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -162,12 +162,21 @@ def environment(config: Config, directory: Path, *, number: int) -> dict[str, st
             f"CUDA_VISIBLE_DEVICES names {len(devices)}"
         )
     return {
+        **_threads_of_several(config),
         **os.environ,
         **variables(settings),
         "CUDA_VISIBLE_DEVICES": ",".join(devices[first : first + each]),
         "PATH": f"{Path(settings.program).absolute().parent}:{os.environ.get('PATH', '')}",
         "VLLM_RPC_BASE_PATH": str(directory),
     }
+
+
+def _threads_of_several(config: Config) -> dict[str, str]:
+    """Return what lets several servers on the CPUs of one machine share them: by itself, each binds its threads to the same first cores."""
+    from lzero.models import select_device
+
+    alone = _settings(config).replicas == 1 or select_device(config.model.device) != "cpu"
+    return {} if alone else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 def variables(settings: VLLMEngineConfig) -> dict[str, str]:
