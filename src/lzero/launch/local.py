@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from lzero.closing import Service
 from lzero.errors import LaunchError
 from lzero.launch.protocol import HOST, PORT, PYTHON, Node, Program, Role
+from lzero.store.owned import OwnedDirectory, sweep
 from lzero.text import one_line
 
 LIFELINE = Path(__file__).with_name("lifeline.py")
@@ -162,7 +162,7 @@ class LocalLauncher(Service):
 
     def __init__(self) -> None:
         self._started: list[LocalProcess] = []
-        self._directories: list[Path] = []
+        self._directories: list[OwnedDirectory] = []
 
     async def start(self) -> None:
         """Do nothing: this machine is there."""
@@ -178,8 +178,9 @@ class LocalLauncher(Service):
         """Start a program. Raises LaunchError if it cannot be run."""
         directory = program.directory
         if directory is None:
-            directory = Path(tempfile.mkdtemp(prefix=f"lzero-{program.role}-"))
-            self._directories.append(directory)
+            owned = await asyncio.to_thread(new_directory, program.role)
+            self._directories.append(owned)
+            directory = owned.path
         command, port = runnable(program.command, host=LOOPBACK)
         process = LocalProcess(command, environment={**os.environ, **program.variables}, directory=directory, port=port)
         self._started.append(process)
@@ -189,7 +190,19 @@ class LocalLauncher(Service):
         """End every program, all at once, and remove the directories that were made for them. Safe to call twice."""
         await asyncio.gather(*(process.end() for process in self._started))
         for directory in self._directories:
-            shutil.rmtree(directory, ignore_errors=True)
+            directory.remove()
+
+
+def new_directory(role: str) -> OwnedDirectory:
+    """Make a directory for a program, and remove those that killed processes have left. Raises LaunchError."""
+    prefix = f"lzero-{role}-"
+    sweep(prefix)
+    try:
+        return OwnedDirectory(prefix)
+    except OSError as error:
+        raise LaunchError(
+            f"cannot make a directory for a program in {tempfile.gettempdir()}: {error.strerror}"
+        ) from None
 
 
 def runnable(command: Sequence[str], *, host: str) -> tuple[tuple[str, ...], int]:

@@ -7,8 +7,6 @@ A server that ends is started again. A lost node is left out, and a new one is u
 
 import asyncio
 import logging
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import msgspec
 from lzero.closing import Service, closed_on_error
 from lzero.errors import LaunchError
 from lzero.launch.addresses import Addresses, write_addresses
+from lzero.launch.local import new_directory
 from lzero.launch.protocol import HOST, PORT, PYTHON, Launcher, Node, Program, Running
 
 logger = logging.getLogger(__name__)
@@ -43,9 +42,9 @@ class PoolServers(Service):
         self._launcher = launcher
         self._token = token
         self._arguments = tuple(arguments)
-        self._directory = Path(tempfile.mkdtemp(prefix="lzero-pools-"))
-        self.addresses = addresses or self._directory / "addresses.json"
-        self.token_file = self._directory / "token"
+        self._directory = new_directory("pools")
+        self.addresses = addresses or self._directory.path / "addresses.json"
+        self.token_file = self._directory.path / "token"
         self._urls: dict[str, str] = {}
         """Node → the address of its server, which serves."""
         self._problems: dict[str, str] = {}
@@ -80,9 +79,9 @@ class PoolServers(Service):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._urls.clear()
-        if self._directory.exists():
+        if self._directory.path.exists():
             write_addresses(self.addresses, Addresses())
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.remove()
 
     async def _follow(self) -> None:
         """Look for new nodes and lost ones, until cancelled."""

@@ -1,14 +1,13 @@
 """The part of the Ray launcher that runs on a node: an actor that starts one program and waits for its end."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lzero.errors import LaunchError
-from lzero.launch.local import LocalProcess, runnable
+from lzero.launch.local import LocalProcess, new_directory, runnable
+from lzero.store.owned import OwnedDirectory
 
 
 class ProgramOfNode:
@@ -16,7 +15,7 @@ class ProgramOfNode:
 
     def __init__(self) -> None:
         self._process: LocalProcess | None = None
-        self._temporary = ""
+        self._temporary: OwnedDirectory | None = None
 
     async def start(self, program: Mapping[str, Any]) -> tuple[str, str, int]:
         """Start the program; return the node's id and address, and the port that it was given.
@@ -32,9 +31,12 @@ class ProgramOfNode:
             raise LaunchError(
                 f"node {host} has lzero {__version__}, and the run has {program['version']}: install the same on both"
             )
-        directory = Path(program["directory"] or tempfile.mkdtemp(prefix=f"lzero-{program['role']}-"))
-        directory.mkdir(parents=True, exist_ok=True)
-        self._temporary = "" if program["directory"] else str(directory)
+        if program["directory"]:
+            directory = Path(program["directory"])
+            directory.mkdir(parents=True, exist_ok=True)
+        else:
+            self._temporary = new_directory(program["role"])
+            directory = self._temporary.path
         command, port = runnable(program["command"], host=host)
         # Ray sets it by the CPUs of the actor, which has none: its program may use the whole node.
         own = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
@@ -69,5 +71,5 @@ class ProgramOfNode:
         self._clean()
 
     def _clean(self) -> None:
-        if self._temporary:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        if self._temporary is not None:
+            self._temporary.remove()
