@@ -4,12 +4,14 @@ import socket
 from pathlib import Path
 
 import pytest
+from commands import exit_code
 from ray_cluster import run_check
 
-from lzero.config import LaunchConfig
+from lzero.config import LaunchConfig, load_config
 from lzero.errors import ConfigError, LaunchError
 from lzero.launch import open_launcher
 from lzero.launch.ray import check_reachable
+from lzero.train.preflight.cluster import programs
 
 
 @pytest.mark.slow
@@ -51,6 +53,22 @@ async def test_an_address_where_nobody_answers_is_refused_before_ray_tries() -> 
         port = free.getsockname()[1]
     with pytest.raises(LaunchError, match=f"no Ray cluster answers at 127.0.0.1:{port}: .*refused"):
         await open_launcher(LaunchConfig(ray=f"127.0.0.1:{port}")).start()
+
+
+def test_an_evaluation_asks_for_the_cluster_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert exit_code("eval", f"launch.ray=127.0.0.1:{port}", 'repl.servers=["ws://127.0.0.1:9"]') != 0
+    assert f"no Ray cluster answers at 127.0.0.1:{port}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_evaluation_needs_no_rank_of_the_cluster() -> None:
+    config = load_config(
+        None, ["engine.kind=vllm", "engine.replicas=2", "train.ranks=3", "model.device=cpu", "launch.ray=auto"]
+    )
+    needed = ["pool", "engine", "engine"]
+    assert [program.role for program in programs(config, trains=False)] == needed
+    assert [program.role for program in programs(config, trains=True)] == [*needed, "rank", "rank"]
 
 
 async def test_a_missing_ray_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

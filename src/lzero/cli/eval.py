@@ -97,6 +97,7 @@ async def _evaluate(
     from lzero.rollout.inputs import compare_inputs, run_inputs
     from lzero.store import RunDirectory, check_new
     from lzero.store.inputs import write_inputs
+    from lzero.train.preflight.cluster import check_cluster
 
     if run is None:
         check_new(config)
@@ -109,6 +110,7 @@ async def _evaluate(
     async with AsyncExitStack() as stack:
         if run is not None:
             stack.enter_context(run.claimed())
+        await check_cluster(config, trains=False)
         scenes = await stack.enter_async_context(opened_scenes(config))  # before a large model is loaded
         inputs = run_inputs(config, None, source, scenes.environment)
         if run is not None:
