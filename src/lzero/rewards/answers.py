@@ -130,9 +130,9 @@ _long_form = lru_cache(maxsize=LONG_FORMS)(_new_form)
 def _any_form(answer: str, numbers: Numbers) -> _Form:
     """Return the form of an answer by all rules."""
     signed = marked(answer)
-    folded = fold(signed)
     if _HAS_NUMBER.search(text := plain(signed)):
         return _form_with_numbers(text, by_value=numbers == "value")
+    folded = fold(signed)
     without_articles = list(_kept_words(folded, comparisons=False))
     all_words = without_articles or [word for token in folded.split() for word in _squad_words(token)]
     kept = all_words or folded.split() or answer.casefold().split()
@@ -169,7 +169,11 @@ def _form_with_numbers(text: str, *, by_value: bool) -> _Form:
 
 def _kept_words(text: str, *, comparisons: bool) -> Iterator[str]:
     """Yield the words of a text without numbers: no articles, but operators with their terms and, if asked, comparison signs."""
-    found = ["", *text.split(), "", ""]
+    tokens = text.split()
+    if not tokens or "".join(tokens).isalpha():
+        yield from (token for token in tokens if token not in ARTICLES)
+        return
+    found = ["", *tokens, "", ""]
     squad = [_squad_words(token) for token in found]
     after_sign = False
     for index, word in enumerate(found[1:-2], start=1):
@@ -190,8 +194,8 @@ def _kept_words(text: str, *, comparisons: bool) -> Iterator[str]:
 
 def _squad_words(token: str) -> list[str]:
     """Return the words of a token: punctuation is deleted, or separates digits; a decimal point and a sign of a word stay."""
-    if token.isalpha():
-        return [token]
+    if token.isalpha() or not token:
+        return [token] if token else []
     before, word, after = parted(token)
     spaced = _BETWEEN_DIGITS.sub(" ", word)
     kept = "".join(

@@ -25,8 +25,9 @@ Every step takes linear time, and no number is expanded: 1e999999999 stays the d
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
+
+from msgspec import Struct
 
 from lzero.rewards.units import CURRENCIES, UNITS, currency_of, unit_of
 from lzero.text import fold
@@ -67,6 +68,7 @@ _NUMBERED_WORD = re.compile(
 _REPR = re.compile(r"(?<!\w)(?:decimal|(?:np|numpy)\.\w{1,20})\(['\"]?(?P<inner>[^()'\"]{1,400})['\"]?\)")
 _FRACTION_REPR = re.compile(r"(?<!\w)fraction\((?P<over>-?\d+), (?P<under>\d+)\)")
 _COMPARISON = re.compile(r"(?<![-=<>!])(?P<sign><=|>=|!=|=|<|>)(?![<>=]|-(?![\d.$€£¥]))")
+_COMPARED = frozenset("<>=")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 _GROUPS = (
@@ -114,8 +116,7 @@ _CONNECTORS = frozenset(
 """Words after which a number is a quantity; after another word it may be part of a name."""
 
 
-@dataclass(frozen=True)
-class Number:
+class Number(Struct, frozen=True, gc=False):
     """A number from `start` to `end` of a plain text, its sign and currency included."""
 
     start: int
@@ -133,13 +134,19 @@ class Number:
 
 def plain(answer: str) -> str:
     """Return the text folded, its digits and signs in ASCII, on one line, without brackets around the whole."""
-    text = _PLUS_MINUS.sub("±", answer.translate(_SYMBOLS))
+    text = answer.translate(_SYMBOLS)
+    if "+" in text:
+        text = _PLUS_MINUS.sub("±", text)
     if not text.isascii():
         text = "".join(map(_respelled, _SUBSCRIPT.sub(_lowered, _SUPERSCRIPT.sub(_raised, text))))
-    text = _PI.sub("pi", " ".join(text.split()))
+    text = " ".join(text.split())
+    if "π" in text:
+        text = _PI.sub("pi", text)
     if "+" in text or "-" in text:
         text = _BETWEEN_TERMS.sub(r"\g<left> \g<sign> ", _AFTER_VARIABLE.sub(_parted, text))
-    folded = fold(_MEGA.sub("mega", text))
+    if "M" in text:
+        text = _MEGA.sub("mega", text)
+    folded = fold(text)
     if "(" in folded:
         folded = _FRACTION_REPR.sub(r" \g<over>/\g<under> ", _REPR.sub(r" \g<inner> ", folded))
     if "^" in folded:
@@ -147,7 +154,8 @@ def plain(answer: str) -> str:
     if "pi" in folded:
         folded = _TIMES_PI.sub("pi", _MINUS_BY_PI.sub(" - ", folded))
     folded = _NUMBERED_WORD.sub(r"\g<word> ", folded)
-    folded = _COMPARISON.sub(r" \g<sign> ", folded)
+    if not _COMPARED.isdisjoint(folded):
+        folded = _COMPARISON.sub(r" \g<sign> ", folded)
     return " ".join(folded.split())
 
 

@@ -16,6 +16,7 @@ ARTICLES = frozenset({"a", "an", "the"})
 
 _PUNCTUATION = ".,'\"!?;:()&‘’“”"
 _LETTERS = re.compile(rf"[A-Za-zÀ-ÖØ-öø-ſ \xa0{_PUNCTUATION}-]+")
+_DIGIT = re.compile(r"[0-9]")
 _HYPHEN = re.compile(r"(?<=[^\W\d_]{2})-(?=[^\W\d_]{2})")
 _DELETED = str.maketrans("", "", _PUNCTUATION)
 _NUMBERS = frozenset({"inf", "infinity", "pi"})
@@ -40,7 +41,7 @@ def ordinary(answer: str) -> tuple[str, tuple[str, ...]] | None:
     `ordinary("The Beatles!") == ("beatles", ("beatles",))`, `ordinary("May 5, 1990") == ("may 5, 1990", ("may", "5", "1990"))`.
     """
     is_ascii = answer.isascii()
-    if is_ascii or _LETTERS.fullmatch(answer):
+    if _DIGIT.search(answer) is None and (is_ascii or _LETTERS.fullmatch(answer)):
         text = _HYPHEN.sub("", answer) if "-" in answer else answer
         words = (text.lower() if is_ascii else fold(text)).translate(_DELETED).split()
         joined = "".join(words)
