@@ -204,6 +204,33 @@ async def test_no_session_uses_the_disk_that_all_share(repl: LocalRepl, open_rep
     assert await value(repl, f"{work}\nos.path.getsize('own'), os.isatty(0)") == "(1, False)"
 
 
+WATCH = """
+import os
+def watch():
+    os.write(os.open("/proc/pressure/cpu", os.O_RDWR | os.O_NONBLOCK), b"some 150000 2000000\\0")
+[attempt(watch), attempt(os.open, "/proc/pressure/cpu", os.O_RDONLY)]
+"""
+
+
+@attack(81)
+@pytest.mark.skipif(not os.path.exists("/proc/pressure/cpu"), reason="this kernel does not measure its load")
+async def test_no_session_has_the_machines_load_watched(repl: LocalRepl) -> None:
+    descriptor = os.open("/proc/pressure/cpu", os.O_RDWR | os.O_NONBLOCK)
+    os.write(descriptor, b"some 150000 2000000\0")  # an ordinary user may do it as often as there are descriptors
+    os.close(descriptor)
+    assert await answers(repl, WATCH) == [errno.ENOENT] * 2
+    assert (
+        await value(repl, "import os\nos.listdir('/proc/pressure'), os.access('/proc/pressure', os.W_OK)")
+        == "([], False)"
+    )
+
+
+@attack(104)
+async def test_no_session_learns_where_the_hosts_disks_are_free(repl: LocalRepl) -> None:
+    """/proc/fs/ext4/*/mb_groups reads it from the disk."""
+    assert await value(repl, "import os\nos.listdir('/proc/fs')") == "[]"
+
+
 SHARED_FILE = "/opt/environment/pyvenv.cfg"
 
 

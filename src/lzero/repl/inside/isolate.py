@@ -36,6 +36,11 @@ _CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 """Devices that are the host's own files in /dev."""
+_COVERED_FILES = tuple(filter(os.path.exists, ("/proc/cmdline", "/proc/bootconfig")))
+"""Files that are shown empty: the kernel's command line and its boot configuration may hold secrets of the machine."""
+_COVERED_DIRECTORIES = tuple(filter(os.path.isdir, ("/proc/pressure", "/proc/fs")))
+"""Directories that are shown empty. Whoever writes to a file of /proc/pressure has the kernel watch the load of the whole machine for him,
+and nothing limits how often. Files of /proc/fs tell where free space lies on the host's disks, and read it from them."""
 _TERMINALS = 16
 """The most pseudoterminals of one REPL; the kernel has a few thousand for all."""
 _PENDING_SIGNALS = 64
@@ -201,8 +206,10 @@ def furnish(limits: Limits, user: int) -> None:
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE, "")
     # A session does not see processes that it may not inspect, such as its init.
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, "hidepid=2")
-    # The kernel's command line may hold secrets of the machine.
-    _mount("/dev/null", "/proc/cmdline", "", _MS_BIND, "")
+    for place in _COVERED_FILES:
+        _mount("/dev/null", place, "", _MS_BIND, "")
+    for place in _COVERED_DIRECTORIES:
+        _mount(HOME, place, "", _MS_BIND, "")  # still empty and read-only: the jail's own
     _mount("devpts", "/dev/pts", "devpts", _MS_NOSUID | _MS_NOEXEC, f"mode=600,ptmxmode=666,max={_TERMINALS}")
     options = f"mode=755,size={limits.disk_bytes},nr_inodes={limits.files}"
     _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, options)
