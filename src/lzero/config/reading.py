@@ -2,7 +2,6 @@
 
 import difflib
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -28,9 +27,12 @@ from lzero.config.training import (
 )
 from lzero.errors import ConfigError
 from lzero.paths import read_bounded
+from lzero.toml_values import parse_toml
 
 MAX_BYTES = 1 << 20
 """Largest configuration file."""
+MAX_PROBLEMS = 20
+"""The most problems of a configuration that an error explains; the search for the nearest key takes a millisecond for each."""
 
 
 class Config(Section):
@@ -88,7 +90,9 @@ def make_config(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except pydantic.ValidationError as error:
-        raise ConfigError("\n".join(_explain(detail) for detail in error.errors())) from None
+        found = error.errors(include_url=False)
+        more = [f"and {len(found) - MAX_PROBLEMS:,} more problems"] if len(found) > MAX_PROBLEMS else []
+        raise ConfigError("\n".join([*map(_explain, found[:MAX_PROBLEMS]), *more])) from None
 
 
 def keys() -> list[str]:
@@ -108,7 +112,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
     if not file.exists() and file.parent.name in ("", "recipes") and (bundled := _recipes() / file.name).exists():
         file = bundled  # "recipes/world.toml" works outside of a checkout, too
     try:
-        return tomllib.loads(read_bounded(file, max_bytes=MAX_BYTES).decode().replace("\r\n", "\n"))
+        return parse_toml(read_bounded(file, max_bytes=MAX_BYTES).decode().replace("\r\n", "\n"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {file}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # not TOML or UTF-8, a number without end, tables in tables
@@ -128,7 +132,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not (equals and tables and all((*tables, key))):
         raise ConfigError(f"{override!r} is not of the form section.key=value, as in algo.kl_coef=0.01")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = parse_toml(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         value = text  # a bare word or path
     table = values

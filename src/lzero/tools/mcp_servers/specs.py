@@ -13,7 +13,6 @@ starts: a `McpSpec` holds no secret, and may be shown and recorded.
 import json
 import re
 import shlex
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ import msgspec
 
 from lzero.errors import ConfigError
 from lzero.paths import read_bounded
+from lzero.toml_values import parse_toml
 
 Lookup = Callable[[str], str | None]
 """Returns the value of a variable; None if there is none: `os.environ.get`."""
@@ -151,7 +151,7 @@ def _of_url(text: str) -> McpSpec:
 def _of_file(file: Path) -> tuple[McpSpec, ...]:
     try:
         text = read_bounded(file, max_bytes=MAX_BYTES).decode()
-        loaded = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+        loaded = json.loads(text) if file.suffix == ".json" else parse_toml(text)
     except OSError as error:
         raise ConfigError(f"cannot read the MCP servers in {file}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
