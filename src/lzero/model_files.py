@@ -22,6 +22,8 @@ MAX_JSON_BYTES = 64 << 20
 MAX_TOKENIZER_BYTES = 256 << 20
 """Bytes of the largest file of a tokenizer: several times the largest vocabulary in use."""
 MAX_TEMPLATE_BYTES = 1 << 20
+BYTES_OF_A_VALUE = 25
+"""The fewest bytes that a value takes on average in a JSON file of the largest size: `{},` takes 3, and 64 in memory."""
 MAX_HEADER_BYTES = 32 << 20
 """Bytes of the largest header of a safetensors file: about 300,000 tensors."""
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
@@ -84,7 +86,7 @@ def read_json(directory: Path, name: str, *, needed_for: str, max_bytes: int = M
     if not file.is_file():
         raise ModelError(f"{directory} has no {name}: it is not {needed_for}")
     try:
-        value = json.loads(read_bounded(file, max_bytes=max_bytes))
+        value = json.loads(read_bounded(file, max_bytes=max_bytes, max_values=max_bytes // BYTES_OF_A_VALUE))
     except (ValueError, OSError, RecursionError) as error:
         raise ModelError(f"{file} is broken or truncated: {error}") from None
     if not isinstance(value, dict):

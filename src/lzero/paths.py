@@ -6,6 +6,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from lzero.json_values import has_too_many
+
 _REASONS = {errno.ENOENT: "there is no such file", errno.ENOTDIR: "part of its path is a file, not a directory"}
 
 
@@ -37,8 +39,15 @@ def is_within(file: Path, directory: Path) -> bool:
         return False
 
 
-def read_bounded(path: Path, *, max_bytes: int, check: Callable[[os.stat_result], None] | None = None) -> bytes:
-    """Read a regular file of at most `max_bytes` bytes. Never waits for a pipe. `check` gets the status of the file that is open.
+def read_bounded(
+    path: Path,
+    *,
+    max_bytes: int,
+    max_values: int | None = None,
+    check: Callable[[os.stat_result], None] | None = None,
+) -> bytes:
+    """Read a regular file of at most `max_bytes` bytes and, if it is JSON, `max_values` values. Never waits for a pipe. `check` gets the
+    status of the file that is open.
 
     Raises OSError; its `strerror` gives the reason, also if the file is too large or not regular.
     """
@@ -56,4 +65,6 @@ def read_bounded(path: Path, *, max_bytes: int, check: Callable[[os.stat_result]
         data = file.read(max_bytes + 1) if status.st_size <= max_bytes else b""
     if status.st_size > max_bytes or len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"it is larger than {max_bytes:,} bytes")
+    if max_values is not None and has_too_many(data, max_values):
+        raise OSError(errno.EFBIG, f"it holds more than {max_values:,} values")
     return data

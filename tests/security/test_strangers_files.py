@@ -3,6 +3,7 @@
 import os
 import resource
 import struct
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,8 @@ from lzero.agent.save import given_files
 from lzero.config import Config, load_config
 from lzero.data.files import read_passages, read_tasks
 from lzero.data.formats import columnar
-from lzero.errors import DataError, LzeroError, StoreError
+from lzero.data.manifest import read_manifest as read_set
+from lzero.errors import ConfigError, DataError, LzeroError, StoreError
 from lzero.models import load_tokenizer, resolve
 from lzero.repl import LocalPool
 from lzero.store import (
@@ -82,6 +84,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "configuration": ("config.toml", lambda directory: load_config(directory / "config.toml")),
     "run": ("config.toml", lambda directory: RunDirectory.open(directory)),
     "metrics": ("metrics.jsonl", lambda directory: RunDirectory(directory, Config()).read_metrics()),
+    "set": ("manifest.json", lambda directory: read_set(directory)),
     "inputs": ("inputs.json", lambda directory: read_inputs(directory)),
     "servers": ("servers.json", lambda directory: read_specs(str(directory / "servers.json"))),
     "servers in TOML": ("servers.toml", lambda directory: read_specs(str(directory / "servers.toml"))),
@@ -127,6 +130,54 @@ def test_a_file_without_end_is_not_read(reader: str, tmp_path: Path) -> None:
     with (tmp_path / name).open("wb") as file:
         file.truncate(64 << 30)  # a hole: it takes no room
     with pytest.raises(LzeroError, match="larger than"):
+        read(tmp_path)
+
+
+KEYS = {
+    "bare": "a." * 200_000 + "a = 1",
+    "quoted": '"". ' * 200_000 + "a = 1",
+    "escaped": r'"\"".' * 150_000 + "a = 1",
+    "literal": "''." * 200_000 + "a = 1",
+    "inline": "x = {" + "a." * 200_000 + "a = 1}",
+    "table": "[" + "a." * 200_000 + "a]",
+}
+
+
+@pytest.mark.parametrize("text", KEYS.values(), ids=KEYS.keys())
+@attack(93)
+def test_a_key_of_parts_without_number_is_a_typed_error(text: str, tmp_path: Path) -> None:
+    """Python's parser takes the square of their number, or more: minutes for 20,000."""
+    for reader in ("configuration", "servers in TOML"):
+        name, read = READERS[reader]
+        (tmp_path / name).write_text(text)
+        start = time.thread_time()
+        with pytest.raises(LzeroError, match="has more than 32 parts"):
+            read(tmp_path)
+        assert time.thread_time() - start < 2.0
+
+
+@attack(93)
+def test_a_configuration_of_problems_without_number_names_some(tmp_path: Path) -> None:
+    name, read = READERS["configuration"]
+    (tmp_path / name).write_text("".join(f"[t{number}]\n" for number in range(50_000)))
+    start = time.thread_time()
+    with pytest.raises(ConfigError, match=r"unknown key 't0'[^$]*\nand 49,980 more problems$"):
+        read(tmp_path)
+    assert time.thread_time() - start < 10.0  # it took minutes to find the nearest key for each
+
+
+@attack(93)
+@pytest.mark.parametrize("reader", ["set", "metrics", "model", "tokenizer"])
+def test_a_file_of_values_without_number_is_a_typed_error(reader: str, tmp_path: Path) -> None:
+    """A value of three bytes takes 64 in memory."""
+    name, read = READERS[reader]
+    sizes = {"set": 3_000_000, "metrics": 120_000_000, "model": 9_000_000, "tokenizer": 40_000_000}
+    with (tmp_path / name).open("wb") as file:
+        file.write(b'{"a": [')
+        for _ in range(sizes[reader] // 3_000_000):
+            file.write(b"{}," * 1_000_000)
+        file.write(b"{}]}\n")
+    with pytest.raises(LzeroError, match=r"holds more than [\d,]+ values"):
         read(tmp_path)
 
 

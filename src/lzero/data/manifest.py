@@ -27,6 +27,8 @@ MANIFEST_FILE: Final = "manifest.json"
 FILES: Final = "files"
 MAX_BYTES: Final = 64 << 20
 """Bytes of the largest manifest."""
+MAX_VALUES: Final = 1_000_000
+"""The most values of a manifest."""
 
 
 class Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,7 +71,7 @@ def read_manifest(directory: Path) -> Manifest:
     """Read a set's manifest. Raises DataError, also if tasks.parquet is not the file that it describes."""
     file = directory / MANIFEST_FILE
     try:
-        manifest = msgspec.json.decode(read_bounded(file, max_bytes=MAX_BYTES), type=Manifest)
+        manifest = msgspec.json.decode(read_bounded(file, max_bytes=MAX_BYTES, max_values=MAX_VALUES), type=Manifest)
         digest = file_digest(directory / TASKS_FILE)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{file} is no manifest: {error}. Make the set again") from None

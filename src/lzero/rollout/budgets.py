@@ -12,7 +12,7 @@ from typing import Any
 
 from lzero.config import NANO, Config
 from lzero.engine.kinds import kind_of
-from lzero.model_files import MAX_TOKENIZER_BYTES
+from lzero.model_files import BYTES_OF_A_VALUE, MAX_TOKENIZER_BYTES
 from lzero.models import ASSETS
 from lzero.paths import read_bounded
 
@@ -94,7 +94,8 @@ def _whole(value: object) -> int:
 def _read(file: Path) -> dict[str, Any]:
     """Return a file's JSON object; {} if it has none."""
     try:
-        value = json.loads(read_bounded(file, max_bytes=MAX_TOKENIZER_BYTES))
+        most = MAX_TOKENIZER_BYTES // BYTES_OF_A_VALUE
+        value = json.loads(read_bounded(file, max_bytes=MAX_TOKENIZER_BYTES, max_values=most))
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

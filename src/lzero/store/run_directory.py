@@ -50,9 +50,8 @@ from lzero.visible import VisibleFormatter
 
 logger = logging.getLogger(__name__)
 
-MAX_METRICS_BYTES = 1 << 30
-"""Bytes of the largest metrics.jsonl that is read: that of some hundred thousand updates."""
-
+MAX_METRICS_BYTES, MAX_METRICS_VALUES = 1 << 30, 40_000_000
+"""Bytes and values of the largest metrics.jsonl that is read: that of some hundred thousand updates."""
 MAX_VERSIONS_BYTES = 1 << 20
 """Bytes of the largest versions.json that is read."""
 
@@ -155,7 +154,8 @@ class RunDirectory:
         """Return the lines of metrics.jsonl, without a last one that a crash truncated. Raises StoreError."""
         file = self.path / "metrics.jsonl"
         with as_store_error(file):
-            text = read_bounded(file, max_bytes=MAX_METRICS_BYTES) if file.exists() else b""
+            bounds = {"max_bytes": MAX_METRICS_BYTES, "max_values": MAX_METRICS_VALUES}
+            text = read_bounded(file, **bounds) if file.exists() else b""
         try:
             lines: list[dict[str, Json]] = [
                 msgspec.json.decode(line, type=dict[str, Json]) for line in text.split(b"\n")[:-1]
