@@ -20,6 +20,7 @@ from lzero.agent.renderer import Renderer
 from lzero.config import Config
 from lzero.errors import ModelError, StoreError
 from lzero.models import ASSETS, TURN_END, build_tokenizer, load_tokenizer, resolve
+from lzero.plan.architecture import architecture_of
 from lzero.rollout.budgets import fit_budgets
 from lzero.train.checkpoint import Manifest, Progress, read_manifest
 from lzero.train.export import export
@@ -126,6 +127,17 @@ def test_a_model_of_layers_without_number_is_refused(model: Path) -> None:
     (model / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**9}))
     with pytest.raises(ModelError, match="not of one model"):
         resolve(str(model))
+
+
+@attack(93)
+@pytest.mark.parametrize("key", ["text_config", "hidden_size", "num_hidden_layers", "vocab_size"])
+@pytest.mark.parametrize("value", [5, "words", [[1, 2]], True, 10**400], ids=str)
+def test_a_model_of_sizes_that_none_has_is_a_model_error(key: str, value: object, model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {key: value}))
+    if key == "text_config" or value != 5:
+        with pytest.raises(ModelError, match=f"config.json has {key} = "):
+            architecture_of(str(model))
 
 
 @attack(93)

@@ -159,6 +159,8 @@ KNOWN = {
 
 EXPERTS = ("num_experts", "num_local_experts")
 """Keys of a config.json that hold the number of a layer's experts (Qwen3-MoE, Mixtral)."""
+MOST = 1 << 32
+"""The largest number of a config.json that a plan takes, far more than that of any model."""
 OTHER_KINDS = ("n_routed_experts", "shared_expert_intermediate_size", "mlp_only_layers", "kv_lora_rank")
 """Keys of a config.json of decoders whose layers differ, share an expert, or compress keys and values."""
 
@@ -176,7 +178,10 @@ def architecture_of(path: str) -> Architecture:
 
 def _read(settings: dict[str, Any], *, name: str) -> Architecture:
     """Return the sizes in a config.json. Raises ModelError for a decoder of another kind."""
-    settings = {**settings, **(settings.get("text_config") or {})}
+    of_text = settings.get("text_config") or {}
+    if not isinstance(of_text, dict):
+        raise ModelError(f"{name}: config.json has text_config = {of_text!r:.100}, and a plan needs an object there")
+    settings = {**settings, **of_text}
     if others := [key for key in OTHER_KINDS if settings.get(key)]:
         raise ModelError(f"{name}: a plan knows no decoder with {', '.join(others)} (config.json)")
     experts = next((_count(settings, key, name) for key in EXPERTS if settings.get(key)), 0)
@@ -204,6 +209,8 @@ def _count(settings: dict[str, Any], key: str, name: str, *, default: int | None
     value = settings.get(key)
     if value is None and default is not None:
         return default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(f"{name}: config.json has {key} = {value!r}, and a plan needs a positive number there")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
+        raise ModelError(
+            f"{name}: config.json has {key} = {value!r:.100}, and a plan needs a number from 1 to {MOST:,} there"
+        )
     return value
