@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from builders import GONE, make_attempt, make_completion, make_record, make_step, make_task, reward_of
 
-from lzero.eval.breakdown import breakdown
+from lzero.eval.breakdown import MAX_PARTS, OTHERS, breakdown
 from lzero.rewards.simpleqa import GRADES, published_scores
 from lzero.store import Record
 from lzero.types import Reward, ToolCall, Usage
@@ -49,6 +49,16 @@ def test_scores_are_split_by_what_is_known_of_the_tasks() -> None:
     assert list(found.by["hops"]) == ["2", "10"]
     metrics = found.metrics()
     assert (metrics["by/hops/10"], metrics["scores/em"]) == (0.5, 0.5)
+
+
+def test_many_values_of_a_property_are_those_of_most_tasks_and_the_others() -> None:
+    records = [record(number, "18" if number % 3 else "7", source=f"s{number // 2}") for number in range(200)]
+    records += [record(200 + number, "18", source="large") for number in range(3)]
+    sources = breakdown(records).by["source"]
+    assert len(sources) == MAX_PARTS
+    assert sources["large"].values == (1.0,) * 3
+    assert sum(part.num_tasks for part in sources.values()) == 203
+    assert sources[OTHERS].num_tasks == 2 * (100 - (MAX_PARTS - 2))
 
 
 def test_no_difficulty_is_too_large_or_too_small_for_a_range() -> None:

@@ -22,6 +22,9 @@ from lzero.types import Episode, Step, Task
 MAX_VALUES = 8
 """The most different difficulties that stay apart; more are put into BINS ranges of equal width."""
 BINS = 5
+MAX_PARTS = 50
+"""The most parts by one property: those of most tasks. The tasks of the others are one part, OTHERS."""
+OTHERS = "others"
 METRICS = ("ability", "hops", "difficulty")
 """Properties of tasks whose parts are metrics."""
 
@@ -112,6 +115,10 @@ def _parts(records: Sequence[Record], value_of: Callable[[Task], str | None]) ->
     for record in records:
         if (value := value_of(record.task)) is not None:
             values.setdefault(value, []).append(mean(record.scores))
+    if len(values) > MAX_PARTS:
+        largest = set(sorted(values, key=lambda value: -len(values[value]))[: MAX_PARTS - 1])
+        others = [score for value, own in values.items() if value not in largest for score in own]
+        values = {value: values[value] for value in largest} | {OTHERS: others}
     return {value: Part(values=tuple(values[value])) for value in sorted(values, key=_natural)}
 
 

@@ -31,6 +31,8 @@ def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float]:
     """Return the 95 % interval of the mean of `values`, one for each task, by the percentile bootstrap (Efron 1979); nan for no values."""
     if not values:
         return math.nan, math.nan
+    if min(values) == max(values):
+        return values[0], values[0]
     if len(values) > MOST_RESAMPLED:
         half = statistics.NormalDist().inv_cdf((1.0 + LEVEL) / 2.0) * statistics.stdev(values) / math.sqrt(len(values))
         return max(min(values), mean(values) - half), min(max(values), mean(values) + half)
