@@ -323,13 +323,13 @@ class Watch:
         store = self._store
         # Rank 0 or torchrun holds the store: while that answers, rank 0 is there, however busy.
         watched = range(1, self._group.size) if self._group.rank == 0 else ()
-        seen = dict.fromkeys(watched, ("", time.monotonic()))
+        seen = dict.fromkeys(watched, (b"", time.monotonic()))
         while not self._stopped.wait(BEAT_S):
             try:
                 store.set(f"beat/{self._group.rank}", str(time.monotonic()))
                 failure = self._group.first_failure(store.compare_set(FAILED, "", ""))
                 for rank in watched:
-                    beat = store.compare_set(f"beat/{rank}", "", "").decode()
+                    beat = store.compare_set(f"beat/{rank}", "", "")  # bytes: a stranger may have written it
                     if beat != seen[rank][0]:
                         seen[rank] = beat, time.monotonic()
             except RuntimeError:  # the store is gone, and with it rank 0
