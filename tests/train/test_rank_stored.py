@@ -129,6 +129,13 @@ def test_parts_that_overlap_are_refused_though_their_sizes_add_up(
         stored(files)
 
 
+def test_an_empty_part_that_lies_anywhere_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "rank-00000.safetensors"
+    Parts({"matrix": torch.zeros(0, 5)}, {"matrix": (0, 10**30)}).write(file)
+    with pytest.raises(ModelError, match="matrix has an impossible shape"):
+        stored([file])
+
+
 def test_the_same_part_in_two_files_is_refused(tmp_path: Path) -> None:
     files = [tmp_path / f"rank-{number:05d}.safetensors" for number in range(2)]
     for file in files:

@@ -116,12 +116,17 @@ def _joined(name: str, pieces: Sequence[Piece], dtype: torch.dtype) -> Stored:
         raise ModelError(
             f"{pieces[0].file.parent} lacks a part of {name}, or parts overlap: a file is missing, or is another checkpoint's"
         )
-    return Stored(torch.empty(extent, dtype=dtype, device="meta"), pieces)
+    with read_by_library(pieces[0].file.parent, f"{name} has an impossible shape"):
+        return Stored(torch.empty(extent, dtype=dtype, device="meta"), pieces)
 
 
 def _overlap(pieces: Sequence[Piece]) -> bool:
-    """Return whether two pieces have an element in common. Compares each only with those that begin before its rows end."""
-    ordered = sorted((piece for piece in pieces if math.prod(piece.shape)), key=lambda piece: piece.offset)
+    """Return whether two pieces have an element in common. Compares each only with those that begin before it ends, along the dimension
+    in which most pieces begin at different places."""
+    filled = [piece for piece in pieces if math.prod(piece.shape)]
+    starts = [set(offsets) for offsets in zip(*(piece.offset for piece in filled), strict=True)]
+    most = max(range(len(starts)), key=lambda dimension: len(starts[dimension]), default=0)
+    ordered = sorted(filled, key=lambda piece: piece.offset[most : most + 1])
     for number, one in enumerate(ordered):
         for other in ordered[number + 1 :]:
             shared = [
@@ -132,7 +137,7 @@ def _overlap(pieces: Sequence[Piece]) -> bool:
             ]
             if all(shared):
                 return True
-            if not shared[0]:
+            if not shared[most]:
                 break  # further ones begin later
     return False
 
