@@ -142,6 +142,12 @@ def test_any_row_is_a_task_or_a_typed_error(
         assert TaskReader(Reading(), tmp_path).task(Row("row 1", row | change), "rows", 1).question.strip()
 
 
+def test_a_level_that_is_too_large_for_a_number_is_none(tmp_path: Path) -> None:
+    row = {"Question": "Who?", "Final answer": "x"}
+    tasks = [read(tmp_path, row | {"Level": level}).tasks[0] for level in (2, 10**400, -(10**400))]
+    assert [task.difficulty for task in tasks] == [2.0, None, None]
+
+
 def test_columns_go_before_the_shape(tmp_path: Path) -> None:
     row = {
         "id": "s1",

@@ -1,5 +1,6 @@
 """Parts of rows that several shapes have, and the error about a part of another form."""
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -83,8 +84,8 @@ def titles(found: Collection[object]) -> Fields:
 
 
 def level(value: object) -> float | None:
-    """Return the number at the end of a level ("Level 5", 3, "3"); None if there is none."""
+    """Return the number at the end of a level ("Level 5", 3, "3"); None if there is none, or it is too large for a float."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) <= sys.float_info.max else None
     last = value.split()[-1:] if isinstance(value, str) else []
     return float(last[0]) if last and last[0].isascii() and last[0].isdecimal() and len(last[0]) < 9 else None
