@@ -54,7 +54,6 @@ MAX_METRICS_BYTES, MAX_METRICS_VALUES = 1 << 30, 40_000_000
 """Bytes and values of the largest metrics.jsonl that is read: that of some hundred thousand updates."""
 MAX_VERSIONS_BYTES = 1 << 20
 """Bytes of the largest versions.json that is read."""
-
 RESUMING = ("lzero train", "lzero eval")
 """Commands that resume their runs."""
 
@@ -154,8 +153,9 @@ class RunDirectory:
         """Return the lines of metrics.jsonl, without a last one that a crash truncated. Raises StoreError."""
         file = self.path / "metrics.jsonl"
         with as_store_error(file):
-            bounds = {"max_bytes": MAX_METRICS_BYTES, "max_values": MAX_METRICS_VALUES}
-            text = read_bounded(file, **bounds) if file.exists() else b""
+            text = (
+                read_bounded(file, max_bytes=MAX_METRICS_BYTES, max_values=MAX_METRICS_VALUES) if file.exists() else b""
+            )
         try:
             lines: list[dict[str, Json]] = [
                 msgspec.json.decode(line, type=dict[str, Json]) for line in text.split(b"\n")[:-1]
