@@ -13,15 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lzero.apart import run_apart
 from lzero.config import NANO
 from lzero.errors import ModelError
-from lzero.model_files import check_model, check_tokenizer, first_line, read_by_library
+from lzero.model_files import check_model, check_tokenizer, first_line, read_by_library, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 ASSETS = Path(__file__).parent / "assets"
+PLAIN = ("llama", "mistral", "qwen2", "qwen3")
+BUILD_S, BUILD_BYTES = 60.0, 4 << 30
+"""Seconds and bytes in which a model of another type than PLAIN must be built without weights."""
 PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"
@@ -66,6 +70,8 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerFast":
     if not directory.is_dir():
         raise ModelError(_not_a_directory(str(path), directory))
     check_tokenizer(directory)
+    if (directory / "config.json").is_file():  # transformers looks there for the tokenizer's class
+        check_buildable(directory, whole=False)
     from transformers import AutoTokenizer
 
     with read_by_library(directory, "the tokenizer cannot be loaded"):
@@ -87,6 +93,7 @@ def load_model(path: str | Path, *, dtype: str, device: str) -> "PreTrainedModel
     """
     directory = resolve(str(path))
     target = select_device(device)
+    check_buildable(directory)
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -114,14 +121,47 @@ def parameter_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
 
 def empty_model(path: str | Path) -> "PreTrainedModel":
     """Return the model of a directory without weights: on the meta device, from its config.json alone. Raises ModelError."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     directory = resolve(str(path))
+    check_buildable(directory)
     with read_by_library(directory, "the model cannot be loaded"):
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return _built(directory)
+
+
+def check_buildable(directory: Path, *, whole: bool = True) -> None:
+    """Read config.json with transformers and, if `whole`, build the model without weights, in a fork. Raises ModelError if that takes more
+    than BUILD_S or BUILD_BYTES; for any other problem, the caller's own attempt fails with its reason.
+
+    The classes of transformers count layers under hundreds of names, in nested objects too, and expand some lists as they read them. Those
+    of PLAIN have no count besides the layers, which `resolve` has compared with the weights.
+    """
+    settings = read_json(directory, "config.json", needed_for="a model directory")
+    if settings.get("model_type") in PLAIN:
+        return
+
+    def build() -> str:
+        _built(directory) if whole else read_config(directory)
+        return ""
+
+    outcome = run_apart(build, seconds=BUILD_S, memory_bytes=BUILD_BYTES)
+    why = {"TimeoutError": f"more than {BUILD_S:g} s", "MemoryError": f"more than {BUILD_BYTES:,} bytes of memory"}
+    if takes := [why[name] for name in outcome.raised if name in why]:
+        raise ModelError(f"{directory}: what its config.json describes takes {takes[0]} to build")
+
+
+def read_config(directory: Path) -> "PretrainedConfig":
+    """Return config.json as transformers reads it. Raises whatever transformers does."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+
+
+def _built(directory: Path) -> "PreTrainedModel":
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = read_config(directory)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def new_model(architecture: Architecture, tokenizer: "PreTrainedTokenizerFast", *, seed: int) -> "PreTrainedModel":

@@ -145,7 +145,12 @@ CASES = tuple(
             "pipes, and descriptors in flight",
             "as root, each session has its own; else named by the probe",
         ),
-        (81, "HostDoS", "what the machine has once: filters on sockets, huge pages, aio, sync", "refused"),
+        (
+            81,
+            "HostDoS",
+            "what the machine has once: filters on sockets, huge pages, aio, sync, watches of its load",
+            "refused",
+        ),
         (82, "PeerDoS", "leases that hold up who opens a shared file", "refused"),
         (
             83,

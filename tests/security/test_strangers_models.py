@@ -15,9 +15,11 @@ from cases import attack
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from lzero import models
 from lzero.agent import chat_template
 from lzero.agent.renderer import Renderer
-from lzero.config import Config
+from lzero.config import Config, make_config
+from lzero.engine.vllm.kind import stop_ids
 from lzero.errors import ModelError, StoreError
 from lzero.models import ASSETS, TURN_END, build_tokenizer, load_tokenizer, resolve
 from lzero.plan.architecture import architecture_of
@@ -127,6 +129,40 @@ def test_a_model_of_layers_without_number_is_refused(model: Path) -> None:
     (model / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**9}))
     with pytest.raises(ModelError, match="not of one model"):
         resolve(str(model))
+
+
+SMALL = {"hidden_size": 8, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 10}
+ENDLESS: dict[str, dict[str, object]] = {
+    "layers in an object": {"model_type": "gemma3", "text_config": SMALL | {"num_hidden_layers": 10**9}},
+    "layers by another name": {
+        "model_type": "bart",
+        "d_model": 8,
+        "decoder_attention_heads": 1,
+        "decoder_layers": 10**9,
+    },
+    "a list that is expanded": {"model_type": "gpt_neo", "attention_types": [[["global", "local"], 10**10]]},
+}
+
+
+@attack(93)
+@pytest.mark.parametrize("settings", ENDLESS.values(), ids=ENDLESS.keys())
+def test_a_model_that_takes_forever_to_build_is_a_model_error(
+    settings: dict[str, object], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "BUILD_S", 3.0)
+    (model / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match=r"takes more than .* to build"):
+        models.load_model(model, dtype="float32", device="cpu")
+    if "attention_types" in settings:
+        with pytest.raises(ModelError, match=r"takes more than .* to build"):
+            load_tokenizer(model)
+
+
+@attack(93)
+def test_ids_of_ends_that_are_none_are_a_model_error(model: Path) -> None:
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": ["words"]}))
+    with pytest.raises(ModelError, match="its ids of ends cannot be read"):
+        stop_ids(make_config({"model": {"path": str(model)}}), load_tokenizer(model))
 
 
 @attack(93)

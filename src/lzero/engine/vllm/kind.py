@@ -27,6 +27,7 @@ from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import Fleet, OwnServer, Supervisor
 from lzero.errors import ConfigError, EngineError, LaunchError
 from lzero.launch.local import LocalProcess
+from lzero.model_files import read_by_library
 from lzero.tools.keys import need_key
 from lzero.types import Task
 
@@ -333,20 +334,21 @@ def stop_ids(config: Config, tokenizer: "PreTrainedTokenizerFast") -> list[int]:
 
     directory = resolve(config.model.path)
     named: Any = None
-    if (directory / "generation_config.json").exists():
-        named = GenerationConfig.from_pretrained(directory).eos_token_id
-    several = named if isinstance(named, list) else [named]
-    return sorted({int(token) for token in (*several, tokenizer.eos_token_id) if token is not None})
+    with read_by_library(directory / "generation_config.json", "its ids of ends cannot be read"):
+        if (directory / "generation_config.json").exists():
+            named = GenerationConfig.from_pretrained(directory).eos_token_id
+        several = named if isinstance(named, list) else [named]
+        return sorted({int(token) for token in (*several, tokenizer.eos_token_id) if token is not None})
 
 
 def vocab_size(config: Config) -> int:
     """Return the size of the model's vocabulary, which may exceed the tokenizer's."""
-    from transformers import AutoConfig
+    from lzero.models import check_buildable, read_config, resolve
 
-    from lzero.models import resolve
-
-    size: int = AutoConfig.from_pretrained(resolve(config.model.path)).get_text_config().vocab_size
-    return size
+    directory = resolve(config.model.path)
+    check_buildable(directory, whole=False)
+    with read_by_library(directory, "its config.json cannot be read"):
+        return int(read_config(directory).get_text_config().vocab_size)
 
 
 def temperature_problem(config: Config, program: str = "vLLM") -> str:

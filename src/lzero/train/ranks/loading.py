@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lzero.errors import ModelError
 from lzero.model_files import read_by_library, weight_files
-from lzero.models import load_model, resolve
+from lzero.models import check_buildable, load_model, read_config, resolve
 from lzero.train.lora import base_name
 from lzero.train.policy import compute_spec
 from lzero.train.ranks.stored import Stored, read_into, stored
@@ -56,10 +56,11 @@ def load_parts(directory: Path, *, dtype: str, device: str, prepare: Prepare) ->
 
 def skeleton(source: "Path | PreTrainedModel", *, dtype: str) -> "PreTrainedModel":
     """Return a model of the same shapes, of this type, on the meta device: without weights. `source`: its directory, or a model."""
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     if isinstance(source, Path):
-        config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+        check_buildable(source)
+        config = read_config(source)
     else:
         config = copy.deepcopy(source.config)
     with torch.device("meta"):
