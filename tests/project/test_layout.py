@@ -45,6 +45,7 @@ ROWS = {
             "visible",
             "marking",
             "json_values",
+            "toml_values",
             "store",
             "models",
             "model_files",
