@@ -184,6 +184,12 @@ class Checks:
             "train": {"lr": 1e-4, "reshard": kind == "model"},
         })  # fmt: skip
 
+    def resumes_with_muon(self) -> str:
+        """A run with Muon goes on from its checkpoint on two ranks and in one process. Its steps round to bfloat16."""
+        return self.goes_on("with muon", learns="model.layers.0.mlp.up_proj", by=1e-5, settings={
+            "train": {"lr": 1e-4, "optimizer": "muon"},
+        })  # fmt: skip
+
     def resumes_with_adapter(self, dtype: str, *, offload: bool) -> str:
         """A run with an adapter begins on two ranks as in one process, and goes on from its checkpoint on both."""
         rounding = 1e-6 if dtype == "float32" else 1.0
@@ -289,6 +295,7 @@ def main(directory: Path) -> None:
         "takes over": checks.takes_over,
         "resumes with a critic": partial(checks.resumes_with_critic, "model"),
         "resumes with a head": partial(checks.resumes_with_critic, "head"),
+        "resumes with muon": checks.resumes_with_muon,
         "resumes with an adapter": partial(checks.resumes_with_adapter, "float32", offload=True),
         "resumes with an adapter on bfloat16": partial(checks.resumes_with_adapter, "bfloat16", offload=False),
     }

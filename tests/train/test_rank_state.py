@@ -49,6 +49,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
         "takes over",
         "resumes with a critic",
         "resumes with a head",
+        "resumes with muon",
         "resumes with an adapter",
         "resumes with an adapter on bfloat16",
     ],
