@@ -36,6 +36,10 @@ class Nodes:
         """Kill a node with all its processes, as if its machine were lost."""
         self._cluster.remove_node(node, allow_graceful=False)
 
+    def lose_head(self) -> None:
+        """Kill the head's process that keeps the cluster together (GCS)."""
+        self._cluster.head_node.kill_gcs_server(check_alive=False)
+
     def processes(self, node: Any) -> list[psutil.Process]:
         """Return the processes that run on a node."""
         raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)

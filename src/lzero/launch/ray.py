@@ -9,10 +9,13 @@ cluster belongs on a trusted network.
 """
 
 import asyncio
+import logging
 import os
 import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from lzero.blocking import in_thread
@@ -23,6 +26,7 @@ from lzero.launch.protocol import Node, Program, Role
 from lzero.launch.ray_node import ProgramOfNode
 from lzero.text import counted
 
+logger = logging.getLogger(__name__)
 CONNECT_S = 60.0
 """Seconds in which a cluster must answer."""
 START_S = 300.0
@@ -33,6 +37,10 @@ LOST_S = 30.0
 """Seconds without an answer after which a node counts as lost, whatever Ray says."""
 END_S = 60.0
 """Seconds in which a node must end a program."""
+HEAD_S = 30.0
+"""Seconds without an answer of the cluster's head after which the programs count as lost."""
+RECONNECT_S = 600
+"""Seconds for which Ray tries to reach the head again. Then it ends this process, whatever it does; it does so after 60 s by default."""
 _REACH_S = 5.0
 _PAUSE_S = 1.0
 
@@ -56,7 +64,7 @@ class RayProgram:
 
     async def ended(self) -> str:
         """Wait until the program has ended; return how."""
-        await asyncio.shield(self.watching)
+        await asyncio.wait([self.watching])
         return self._cause
 
     async def tail(self) -> str:
@@ -97,7 +105,9 @@ class RayProgram:
                 self._cause = self._cause or f"did not end within {END_S:g} s, and was left to Ray"
         self.watching.cancel()
         await asyncio.gather(self.watching, return_exceptions=True)
-        ray.kill(self._actor)
+        with suppress(*_unanswered()):  # the head is gone, and its nodes end by themselves
+            async with asyncio.timeout(ASK_S):
+                await in_thread(partial(ray.kill, self._actor))
 
     async def _watch(self) -> None:
         """Wait for the end of the program, or of its node. A node that does not answer for a moment is asked again."""
@@ -111,13 +121,18 @@ class RayProgram:
             except ray.exceptions.ActorUnavailableError:
                 silent_since = silent_since or loop.time()
                 if loop.time() - silent_since > LOST_S:
-                    self._lose(f"did not answer for {LOST_S:g} s")
+                    self._cause = self._lost(f"did not answer for {LOST_S:g} s")
                 await asyncio.sleep(_PAUSE_S)
             except ray.exceptions.RayError as error:
-                self._lose(type(error).__name__)
+                self._cause = self._lost(type(error).__name__)
 
-    def _lose(self, why: str) -> None:
-        self._cause = f"was lost with its node {self._node.host} ({why})"
+    def _lost(self, why: str) -> str:
+        return f"was lost with its node {self._node.host} ({why})"
+
+    def lose(self, why: str) -> None:
+        """Count the program as lost, and leave its end to Ray."""
+        self._cause = self._cause or self._lost(why)
+        self.watching.cancel()
 
 
 class RayLauncher(Service):
@@ -130,6 +145,8 @@ class RayLauncher(Service):
         self._claimed: Counter[str] = Counter()
         """Amounts of resources that the programs of this launcher take."""
         self.host = "127.0.0.1"
+        self._head = self._lost = ""
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Connect to the cluster. Raises LaunchError if it does not answer in time, or runs other versions."""
@@ -137,12 +154,13 @@ class RayLauncher(Service):
         await asyncio.to_thread(check_reachable, self._address)
         try:
             async with asyncio.timeout(CONNECT_S):
-                self.host = await in_thread(_connect, self._address)
+                self.host, self._head = await in_thread(_connect, self._address)
         except TimeoutError:
             raise LaunchError(
                 f"the Ray cluster at {self._address} did not answer within {CONNECT_S:g} s: `ray status --address {self._address}` "
                 "shows whether it runs"
             ) from None
+        self._watching = asyncio.create_task(self._watch_head())
 
     async def nodes(self, role: Role) -> tuple[Node, ...]:
         """Return the living nodes with the resource of a role."""
@@ -193,8 +211,25 @@ class RayLauncher(Service):
 
     async def close(self) -> None:
         """End every program. The connection to Ray stays until this process ends. Safe to call twice."""
+        if self._watching is not None:
+            self._watching.cancel()
         started, self._started = self._started, []
         await asyncio.gather(*(each.end() for each in started))
+
+    async def _watch_head(self) -> None:
+        """Wait until the head has not answered for HEAD_S seconds; every program then counts as lost, because Ray ends its nodes soon."""
+        loop = asyncio.get_running_loop()
+        answered = loop.time()
+        while loop.time() - answered < HEAD_S:
+            try:
+                await asyncio.to_thread(check_reachable, self._head)
+                answered = loop.time()
+            except LaunchError:
+                logger.debug("the head of the Ray cluster does not answer at %s", self._head)
+            await asyncio.sleep(_PAUSE_S)
+        self._lost = f"the head of the Ray cluster at {self._head} has not answered for {HEAD_S:g} s"
+        for program in self._started:
+            program.lose(self._lost)
 
     def _check_room(self, program: Program, found: Sequence[Mapping[str, float]], claimed: Mapping[str, int]) -> None:
         """Raise LaunchError if a program has no room on nodes with the resources `found`, of which this run claims some."""
@@ -211,6 +246,8 @@ class RayLauncher(Service):
     async def _alive(self) -> list[tuple[Node, Mapping[str, float]]]:
         import ray
 
+        if self._lost:
+            raise LaunchError(f"{self._lost}: `ray status` shows whether the cluster runs")
         try:
             async with asyncio.timeout(ASK_S):
                 found = await in_thread(ray.nodes)
@@ -241,9 +278,10 @@ def check_reachable(address: str) -> None:
         raise LaunchError(f"no Ray cluster answers at {address}: {error}") from None
 
 
-def _connect(address: str) -> str:
-    """Connect this process to the cluster, and return its address there. Raises LaunchError."""
+def _connect(address: str) -> tuple[str, str]:
+    """Connect this process to the cluster; return its address there, and the head's. Raises LaunchError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(RECONNECT_S))
     import ray
 
     try:
@@ -251,7 +289,7 @@ def _connect(address: str) -> str:
             ray.init(
                 address=address, namespace="lzero", log_to_driver=False, configure_logging=False, logging_level="ERROR"
             )
-        return str(ray.util.get_node_ip_address())
+        return str(ray.util.get_node_ip_address()), str(ray.get_runtime_context().gcs_address)
     except (ConnectionError, ValueError, RuntimeError, AssertionError, ray.exceptions.RayError) as error:
         raise LaunchError(f"cannot use the Ray cluster at {address}: {_first_line(error)}") from None
 
