@@ -70,16 +70,6 @@ async def check_placement(directory: Path) -> None:
             assert second.end_cause() == cause
 
 
-async def check_sample(directory: Path) -> None:
-    with cluster() as nodes:
-        nodes.add(lzero_rank=1)
-        async with asyncio.timeout(100), open_launcher(LaunchConfig(ray=nodes.address)) as launcher:
-            with pytest.raises(LaunchError, match=r"the pool needs 1 lzero_pool of one node.*ray start"):
-                await launcher.check([Program(name="the pool", role="pool", command=(PYTHON,))])
-            short = await launcher.launch(rank(1, "raise SystemExit(3)"))
-            assert await short.ended() == "ended with code 3"
-
-
 async def check_head(directory: Path) -> None:
     with cluster() as nodes:
         nodes.add(lzero_rank=1)

@@ -23,13 +23,6 @@ def test_programs_start_where_their_resource_is_and_a_lost_node_is_named(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.integration
-@pytest.mark.timeout(400)
-def test_a_cluster_refuses_what_it_lacks_and_runs_what_fits(tmp_path: Path) -> None:
-    run_check("sample", tmp_path, seconds=300)
-
-
-@pytest.mark.slow
-@pytest.mark.integration
 @pytest.mark.timeout(700)
 def test_the_end_of_the_head_is_named_within_a_minute(tmp_path: Path) -> None:
     assert "closed" in run_check("head", tmp_path, seconds=600)

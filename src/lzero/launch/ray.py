@@ -65,6 +65,8 @@ class RayProgram:
     async def ended(self) -> str:
         """Wait until the program has ended; return how."""
         await asyncio.wait([self.watching])
+        if not self.watching.cancelled():
+            self.watching.result()
         return self._cause
 
     async def tail(self) -> str:
