@@ -76,6 +76,8 @@ def test_one_row_in_a_file_may_hold_arrays_of_objects(tmp_path: Path) -> None:
     ("name", "data", "said"),
     [
         ("a.json", b'[{"a": 1}, {"a"', "is not whole: its JSON ends inside of a value"),
+        ("a.json", b'{"data": [{"a": 1}], "b": {"rows": []}, "rows": [{}]}', 'two arrays of rows, "data" and "rows"'),
+        ("a.json", b'{"data": [{"a": 1}], "rows"', "is not whole: its JSON ends inside of a value"),
         ("a.json", b'[{"a": 1}}]', "is not JSON: after 1 rows, } closes what is not open"),
         ("a.json", b"]", "closes what is not open"),
         ("a.json", b'[{"a": 1}, [2]]', "row 2 of .* holds a list: each element of the array is one JSON object"),

@@ -219,6 +219,12 @@ def test_what_cannot_be_learned_from_is_refused_before_anything_is_written(tmp_p
     assert not Path(config.run.dir).exists()
 
 
+def test_a_wrong_focus_is_found_before_a_model_is_looked_for(tmp_path: Path) -> None:
+    for focus in ("'('", '["a", "b"]'):
+        with pytest.raises(ConfigError, match=r"sft\.focus = "):
+            fine_tune(config_of(tmp_path, f"sft.focus={focus}", f"model.path={tmp_path}/nowhere", num_episodes=2))
+
+
 def sample(name: str) -> Sample:
     return make_sample((-1, 0), name=name)
 

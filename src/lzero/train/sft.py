@@ -111,6 +111,7 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
                 f'lora.rank = {config.lora.rank} with model.path = "{FRESH}": a new model has nothing to adapt'
             )
         check_lora(config)
+    focuses(config.sft)
     with seeded(config.run):
         model, tokenizer = starting_model(config)
         freeze_layers(model, config.train.frozen_layers)
@@ -138,18 +139,22 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
 def read_sources(sft: SftConfig, tokenizer: "PreTrainedTokenizerFast") -> list[list[Sample]]:
     """Return the samples of each of `sft.episodes`, with loss where its focus matches.
 
-    Raises ConfigError for a wrong `sft.focus`; StoreError, ModelError as `read_demonstrations` does.
+    Raises ConfigError as `focuses` does; StoreError, ModelError as `read_demonstrations` does.
     """
-    focuses = [sft.focus] * len(sft.episodes) if isinstance(sft.focus, str) else list(sft.focus)
-    if len(focuses) != len(sft.episodes):
-        raise ConfigError(
-            f"sft.focus = {focuses}: give one regular expression for all, or one for each of the "
-            f"{len(sft.episodes)} sft.episodes"
-        )
     return [
-        read_demonstrations(Path(run_dir), tokenizer, focus=_compiled(focus))
-        for run_dir, focus in zip(sft.episodes, focuses, strict=True)
+        read_demonstrations(Path(run_dir), tokenizer, focus=focus)
+        for run_dir, focus in zip(sft.episodes, focuses(sft), strict=True)
     ]
+
+
+def focuses(sft: SftConfig) -> list[re.Pattern[str] | None]:
+    """Return the focus of each of `sft.episodes`. Raises ConfigError for a wrong `sft.focus`."""
+    found = [sft.focus] * len(sft.episodes) if isinstance(sft.focus, str) else list(sft.focus)
+    if len(found) != len(sft.episodes):
+        raise ConfigError(
+            f"sft.focus = {found}: give one regular expression for all, or one for each of the {len(sft.episodes)} sft.episodes"
+        )
+    return [_compiled(focus) for focus in found]
 
 
 def starting_model(config: Config) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":

@@ -48,7 +48,9 @@ class _Splitter:
         """Where in `_held` the open row begins; -1: none is open."""
         self._open_brackets: list[bytes] = []
         self._row_depth = 1
-        """Number of open brackets inside of a row; 2 in an array, 3 in an array of an object."""
+        """Number of open brackets inside of a row; 2 in an array, 3 in an array of an object, 0 after that array: no row may follow."""
+        self._wrapper = b""
+        """The key of the array of rows of an object."""
         self._in_string = False
         self._string = 0
         """Where the last string begins."""
@@ -109,8 +111,11 @@ class _Splitter:
         depth = len(self._open_brackets)
         if mark == b"[" and depth == 1:
             self._row_depth = 2
-        elif mark == b"[" and depth == 2 and self._row_depth == 1 and self._key in WRAPPERS:
-            self._row_depth, self._start = 3, -1
+        elif mark == b"[" and depth == 2 and self._row_depth in (0, 1) and self._key in WRAPPERS:
+            if self._wrapper:
+                one, other = self._wrapper.decode(), self._key.decode()
+                raise BadFile(f'holds two arrays of rows, "{one}" and "{other}": write each to a file of its own')
+            self._row_depth, self._start, self._wrapper = 3, -1, self._key
         elif self._start < 0 and depth == self._row_depth:
             if mark == b"[":
                 raise BadRow(self._rows + 1, f"holds a list: {_RULE}")
@@ -123,5 +128,6 @@ class _Splitter:
         if depth == self._row_depth - 1 and self._start >= 0:
             row, self._start = self._held[self._start : self._place], -1
         if depth < self._row_depth - 1:
-            self._is_over, self._row_depth = self._row_depth == 3, 1
+            self._row_depth = 0 if self._wrapper else 1
+        self._is_over = depth == 0 and self._wrapper != b""
         return row
