@@ -30,7 +30,6 @@ from lzero.engine.chat.engine import OpenAIChat
 from lzero.errors import EngineError
 from lzero.models import load_tokenizer, resolve
 from lzero.store import read_saved
-from lzero.tools.search import PassageIndex, Search
 from lzero.types import Message, Sampling, Task
 
 pytestmark = [pytest.mark.servers, pytest.mark.sandbox, pytest.mark.timeout(600)]
@@ -118,13 +117,10 @@ async def test_replies_at_once_do_not_mix(server: ModelServer) -> None:
 
 async def test_the_agent_solves_what_its_model_can(server: ModelServer) -> None:
     for task in TASKS:
-        search = Search(PassageIndex(task.passages))
         settings = AGENT.model_dump(
             include={"past_thoughts", "prompt", "notepad", "memory", "max_steps", "max_tokens", "response_tokens"}
         )
-        async with NBAgent(
-            server.model, base_url=server.url, temperature=0.0, seed=0, tools=[search], **settings
-        ) as agent:
+        async with NBAgent(server.model, base_url=server.url, temperature=0.0, seed=0, **settings) as agent:
             episode = await agent.run(task)
         assert (episode.status, (episode.answer,)) == ("finished", task.answers), episode
         assert [step.parsed.problem for step in episode.steps] == [""] * len(episode.steps)
