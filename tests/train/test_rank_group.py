@@ -94,6 +94,7 @@ def test_the_first_failure_is_the_one_that_all_ranks_report() -> None:
     first = Group(Place(rank=0, size=2, local_rank=0, host="", port=0), HashStore())
     assert first.fail("rank 1 failed: no memory") == "rank 1 failed: no memory"
     assert first.fail("rank 0 lost the others") == "rank 1 failed: no memory"
+    assert first.failure == "rank 1 failed: no memory", "rank 0 waits for no rank that has failed"
 
 
 def test_a_failure_may_name_a_file_whose_name_is_no_text() -> None:

@@ -110,7 +110,8 @@ async def _evaluate(
     async with AsyncExitStack() as stack:
         if run is not None:
             stack.enter_context(run.claimed())
-        await check_cluster(config, trains=False)
+        if run is None:
+            await check_cluster(config, trains=False)
         scenes = await stack.enter_async_context(opened_scenes(config))  # before a large model is loaded
         inputs = run_inputs(config, None, source, scenes.environment)
         if run is not None:
@@ -120,6 +121,8 @@ async def _evaluate(
         if run is not None and (complete := all_recorded(run, config, source)) is not None:
             say(console, "the evaluation is complete: no question is missing or failed")
             return run, complete
+        if run is not None:
+            await check_cluster(config, trains=False)
         opened = await stack.enter_async_context(build(config, scenes=scenes))
         await scenes.rehearse(source.task(0))
         if run is None:

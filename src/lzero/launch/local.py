@@ -178,7 +178,8 @@ class LocalLauncher(Service):
         """Start a program. Raises LaunchError if it cannot be run."""
         directory = program.directory
         if directory is None:
-            owned = await asyncio.to_thread(new_directory, program.role)
+            await asyncio.to_thread(sweep, _prefix(program.role))
+            owned = new_directory(program.role)  # in this thread: a cancelled wait would lose it
             self._directories.append(owned)
             directory = owned.path
         command, port = runnable(program.command, host=LOOPBACK)
@@ -195,14 +196,17 @@ class LocalLauncher(Service):
 
 def new_directory(role: str) -> OwnedDirectory:
     """Make a directory for a program, and remove those that killed processes have left. Raises LaunchError."""
-    prefix = f"lzero-{role}-"
-    sweep(prefix)
+    sweep(_prefix(role))
     try:
-        return OwnedDirectory(prefix)
+        return OwnedDirectory(_prefix(role))
     except OSError as error:
         raise LaunchError(
             f"cannot make a directory for a program in {tempfile.gettempdir()}: {error.strerror}"
         ) from None
+
+
+def _prefix(role: str) -> str:
+    return f"lzero-{role}-"
 
 
 def runnable(command: Sequence[str], *, host: str) -> tuple[tuple[str, ...], int]:

@@ -79,9 +79,11 @@ class PoolServers(Service):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._urls.clear()
-        if self._directory.path.exists():
-            write_addresses(self.addresses, Addresses())
-        self._directory.remove()
+        try:
+            if self._directory.path.exists():
+                write_addresses(self.addresses, Addresses())
+        finally:
+            self._directory.remove()
 
     async def _follow(self) -> None:
         """Look for new nodes and lost ones, until cancelled."""

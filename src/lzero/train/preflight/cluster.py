@@ -10,13 +10,13 @@ from lzero.train.ranks.place import Place
 
 
 async def check_cluster(config: Config, *, trains: bool = True) -> None:
-    """Raise LaunchError if the cluster of launch.ray does not answer, or lacks a resource. Without launch.ray, do nothing.
+    """Raise LaunchError if the cluster of launch.ray does not answer, or lacks a resource. Do nothing if no program is placed on one.
 
     `trains`: whether the run has ranks, which an evaluation has not.
     """
-    if config.launch.ray:
+    if config.launch.ray and (needed := list(programs(config, trains=trains))):
         async with open_launcher(config.launch) as launcher:
-            await launcher.check(list(programs(config, trains=trains)))
+            await launcher.check(needed)
 
 
 def programs(config: Config, *, trains: bool) -> Iterator[Program]:

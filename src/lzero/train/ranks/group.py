@@ -167,7 +167,8 @@ class Group:
         """Tell all ranks that the run cannot continue, and why. Return the reason that came first, which may be another rank's."""
         problem = problem.encode(errors="backslashreplace").decode()  # it may name a file whose name is no UTF-8
         with suppress(RuntimeError):  # the store has ended with rank 0
-            return self.first_failure(self._store.compare_set(FAILED, "", self._signing.signed(FAILED, problem)))
+            problem = self.first_failure(self._store.compare_set(FAILED, "", self._signing.signed(FAILED, problem)))
+        self._watch.failure = self._watch.failure or problem  # the watch finds it a moment later
         return problem
 
     def first_failure(self, found: bytes) -> str:
@@ -257,7 +258,10 @@ class Group:
             self.put(f"patience/{rank}", str(start.timeout_s + DEAD_S))
         met, problem = dict[int, _Hello](), ""
         for rank in range(1, self.size):
-            its = self._met(rank, ended, start.timeout_s, end=0.0 if problem else end)
+            try:
+                its = self._met(rank, ended, start.timeout_s, end=0.0 if problem else end)
+            except (RankError, msgspec.MsgspecError) as error:
+                its = f"rank {rank}: {error}"
             if isinstance(its, _Hello):
                 met[rank], its = its, _difference(rank, own, its)
             problem = problem or its

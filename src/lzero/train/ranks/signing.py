@@ -41,7 +41,7 @@ class Signing:
         text = found[_SIGNATURE:].decode(errors="replace")
         if not hmac.compare_digest(found, self.signed(key, text, answers=answers).encode()):
             raise RankError(
-                f"{key} was not written by a rank of this run: somebody else reaches the ranks' store, or {KEY_VARIABLE} differs "
-                "between the ranks"
+                f"{key} was not written by a rank of this run: somebody else reaches the ranks' store, or {KEY_VARIABLE} or the version "
+                "of lzero differs between the ranks"
             )
         return text
