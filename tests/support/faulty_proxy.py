@@ -66,3 +66,5 @@ class FaultyProxy:
             return await reader.read()
         finally:
             writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
