@@ -1,8 +1,6 @@
 """Search: ranking by hand-made passages, any string as a query, an index on disk that is whole or made anew."""
 
 import asyncio
-import json
-import random
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -100,22 +98,6 @@ def test_the_commonest_words_are_left_out_when_a_query_would_score_too_many(
     monkeypatch.setattr(search_module, "MAX_SCORED", 150)
     assert [passage.title for passage in index.search("of 7", limit=200)] == ["7"]
     assert len(index.search("of course", limit=200)) == 200  # a query of common words alone is still answered
-
-
-def test_a_corpus_ranks_as_an_index_in_memory_that_scores_every_word(tmp_path: Path) -> None:
-    dice = random.Random(0)
-    shared = [f"word{number}" for number in range(40)]
-    rows = [
-        Passage(
-            title=" ".join(dice.choices(shared, k=2)), text=" ".join([*dice.choices(shared, k=9), f"rare{number % 90}"])
-        )
-        for number in range(400)
-    ]
-    path = tmp_path / "corpus.jsonl"
-    path.write_text("".join(json.dumps({"title": row.title, "text": row.text}) + "\n" for row in rows), "utf-8")
-    index, whole = open_corpus(path, read_passages, cache=tmp_path / "cache"), PassageIndex(rows)
-    for query in ("word1", "word2 rare7", "rare3 rare4", "word1 word2 word3 word11 rare5", "word4 nothing", "nothing"):
-        assert index.search(query, limit=20) == whole.search(query, limit=20), query
 
 
 def test_an_index_of_a_file_is_made_once_per_content(tmp_path: Path) -> None:

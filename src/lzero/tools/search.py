@@ -1,26 +1,21 @@
 """Search passages with a BM25 index on SQLite's FTS5, and offer that to agents as a tool.
 
 A task has few passages of its own (indexed in memory, in about a millisecond); a corpus has many (indexed once, on disk, and found again by
-the hash of its content). FTS5 scores rare words; the scores of common words are stored when the index is made, so that a query adds them up
-as arrays. `lzero.text` splits texts of any script into words. A query is only words, so an agent cannot cause a syntax
+the hash of its content). `lzero.text` splits texts of any script into words. A query is only words, so an agent cannot cause a syntax
 error.
 """
 
 import hashlib
 import itertools
 import json
-import math
 import os
 import queue
 import sqlite3
 import tempfile
 import weakref
-from array import array
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
-
-import numpy as np
 
 from lzero import blocking
 from lzero.errors import DataError, ToolError
@@ -32,37 +27,24 @@ from lzero.types import Json, Passage
 
 TITLE_WEIGHT = 5.0
 """Weight of a word in a title, relative to one in a text."""
-MAX_SCORED = 2_000_000
-"""The most postings (a word in a passage) that one query scores: its rarest words come first, and the commonest are left out. Every word
-of every query counts in a corpus of MAX_SCORED / MAX_QUERY_WORDS passages."""
+MAX_SCORED = 8_000
+"""Approximate number of passages that one query scores: its rarest words come first, words in nearly every passage are left out."""
 COMMON = 100
-"""Number of passages with a word from which on its postings are stored with their scores."""
+"""Number of passages with a word from which on its frequency is stored."""
 MAX_QUERY_WORDS = 64
 MAX_QUERY_CHARS = 2_000
-FORMAT = 2
+FORMAT = 1
 """Version of the index layout and of the splitting into words. An increase makes older files invalid."""
 _CONNECTIONS = 4
-_K1, _B = 1.2, 0.75
-"""Constants of FTS5's bm25."""
-_LEAST_IDF = 1e-6
-"""FTS5's weight of a word that is in half of the passages or more."""
 _TABLES = """
 CREATE TABLE passages (id INTEGER PRIMARY KEY, title TEXT NOT NULL, text TEXT NOT NULL);
 CREATE VIRTUAL TABLE words USING fts5(
     title, text, content='', tokenize="unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
 );
-CREATE TABLE postings (word TEXT PRIMARY KEY, num_passages INTEGER NOT NULL, ids BLOB NOT NULL, scores BLOB NOT NULL);
+CREATE TABLE frequencies (word TEXT PRIMARY KEY, num_passages INTEGER NOT NULL) WITHOUT ROWID;
 """
-_VOCABULARY = """
-CREATE VIRTUAL TABLE temp.counts USING fts5vocab(main, words, row);
-CREATE VIRTUAL TABLE temp.places USING fts5vocab(main, words, instance);
-"""
-_COUNT = "SELECT term FROM temp.counts WHERE doc >= ? ORDER BY term"
-_PLACES = "SELECT doc, sum(iif(col = 'title', ?, 1.0)) FROM temp.places WHERE term = ? GROUP BY doc ORDER BY doc"
-_FREQUENCIES = "SELECT word, num_passages FROM postings WHERE word IN (SELECT value FROM json_each(?))"
-_POSTINGS = "SELECT ids, scores FROM postings WHERE word = ?"
-_RARE = "SELECT rowid, -bm25(words, ?, 1.0) FROM words WHERE words MATCH ?"
-_PASSAGE = "SELECT title, text FROM passages WHERE id = ?"
+_COUNT = "INSERT INTO frequencies SELECT term, doc FROM temp.counts WHERE doc >= ?"
+_FREQUENCIES = "SELECT word, num_passages FROM frequencies WHERE word IN (SELECT value FROM json_each(?))"
 _SEARCH = """
 SELECT passages.title, passages.text FROM (
     SELECT rowid, bm25(words, ?, 1.0) AS score FROM words WHERE words MATCH ? ORDER BY score, rowid LIMIT ?
@@ -103,12 +85,8 @@ class PassageIndex:
             return []
         connection = self._idle.get()
         try:
-            rare, common = _rarest(connection, found)
-            if common:
-                best = _best(connection, rare, common, num_passages=self._num_passages, limit=limit)
-                rows = [connection.execute(_PASSAGE, (number,)).fetchone() for number in best]
-            else:
-                rows = connection.execute(_SEARCH, (TITLE_WEIGHT, _any_of(rare), limit)).fetchall()
+            expression = " OR ".join(f'"{word}"' for word in _rarest(connection, found))
+            rows = connection.execute(_SEARCH, (TITLE_WEIGHT, expression, limit)).fetchall()
         finally:
             self._idle.put(connection)
         return [Passage(title=title, text=text) for title, text in rows]
@@ -172,72 +150,27 @@ class Search:
         return f"{passage.title}: {text}" if passage.title else text
 
 
-def _fill(connection: sqlite3.Connection, passages: Iterable[Passage]) -> "array[float]":
-    """Write the passages, and return the number of words in each."""
+def _fill(connection: sqlite3.Connection, passages: Iterable[Passage]) -> None:
     connection.executescript(_TABLES)
-    lengths = array("d")
     with connection:
         for number, passage in enumerate(passages):
-            title, text = words(passage.title), words(passage.text)
-            lengths.append(len(title) + len(text))
             connection.execute("INSERT INTO passages VALUES (?, ?, ?)", (number, passage.title, passage.text))
             connection.execute(
-                "INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)", (number, " ".join(title), " ".join(text))
+                "INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)",
+                (number, " ".join(words(passage.title)), " ".join(words(passage.text))),
             )
-    return lengths
 
 
-def _score_common(connection: sqlite3.Connection, lengths: "array[float]") -> None:
-    """Store the postings of each common word: the passages with it, and its part of their scores, by the formula of FTS5's bm25."""
-    connection.executescript(_VOCABULARY)
-    num_words = np.array(lengths)
-    longer = _K1 * (1 - _B + _B * num_words / (num_words.mean(dtype=float) if len(num_words) else 1.0))
-    for (word,) in connection.execute(_COUNT, (COMMON,)).fetchall():
-        places = np.array(connection.execute(_PLACES, (TITLE_WEIGHT, word)).fetchall())
-        ids, counts = places[:, 0].astype(np.int32), places[:, 1]
-        idf = max(math.log((len(lengths) - len(ids) + 0.5) / (len(ids) + 0.5)), _LEAST_IDF)
-        scores = idf * (_K1 + 1) * counts / (counts + longer[ids])
-        connection.execute(
-            "INSERT INTO postings VALUES (?, ?, ?, ?)", (word, len(ids), ids.tobytes(), scores.tobytes())
-        )
-
-
-def _rarest(connection: sqlite3.Connection, found: list[str]) -> tuple[list[str], list[str]]:
-    """Return the query's (rare words, common words) that are scored: all, unless they have more than MAX_SCORED postings together."""
+def _rarest(connection: sqlite3.Connection, found: list[str]) -> list[str]:
+    """Return the query's words that are worth their cost: all, unless together they are in more than MAX_SCORED passages."""
     frequency = dict(connection.execute(_FREQUENCIES, (json.dumps(found),)).fetchall())
-    common = sorted((word for word in found if word in frequency), key=lambda word: frequency[word])
-    rare = [word for word in found if word not in frequency]
-    totals = itertools.accumulate((frequency[word] for word in common), initial=COMMON * len(rare))
-    next(totals)
-    scored = [
+    rising = sorted(found, key=lambda word: frequency.get(word, COMMON))
+    totals = itertools.accumulate(frequency.get(word, 0) for word in rising)
+    return [
         word
-        for index, (word, total) in enumerate(zip(common, totals, strict=True))
-        if total <= MAX_SCORED or (index == 0 and not rare)
+        for index, (word, total) in enumerate(zip(rising, totals, strict=True))
+        if index == 0 or total <= MAX_SCORED
     ]
-    return rare, scored
-
-
-def _any_of(found: Iterable[str]) -> str:
-    """Return the FTS5 query for passages with one of the words."""
-    return " OR ".join(f'"{word}"' for word in found)
-
-
-def _best(
-    connection: sqlite3.Connection, rare: list[str], common: list[str], *, num_passages: int, limit: int
-) -> list[int]:
-    """Return the ids of the passages with the highest sums of their words' scores; equal sums keep the passages' order."""
-    scores = np.zeros(num_passages)
-    if rare:
-        for number, score in connection.execute(_RARE, (TITLE_WEIGHT, _any_of(rare))):
-            scores[number] = score
-    for word in common:
-        ids, added = connection.execute(_POSTINGS, (word,)).fetchone()
-        scores[np.frombuffer(ids, np.int32)] += np.frombuffer(added)
-    found = np.flatnonzero(scores)
-    if len(found) > limit:
-        least = np.partition(scores[found], -limit)[-limit]
-        found = found[scores[found] >= least]
-    return [int(number) for number in found[np.argsort(-scores[found], kind="stable")][:limit]]
 
 
 def _build(path: Path, passages: Iterable[Passage]) -> None:
@@ -248,7 +181,9 @@ def _build(path: Path, passages: Iterable[Passage]) -> None:
             unfinished = Path(directory) / path.name
             with closing(sqlite3.connect(unfinished)) as connection:
                 connection.execute("PRAGMA journal_mode = OFF")  # an interrupted build drops the file
-                _score_common(connection, _fill(connection, passages))
+                _fill(connection, passages)
+                connection.execute("CREATE VIRTUAL TABLE temp.counts USING fts5vocab(main, words, row)")
+                connection.execute(_COUNT, (COMMON,))
                 connection.execute("INSERT INTO words (words) VALUES ('optimize')")
                 connection.commit()
             os.replace(unfinished, path)
