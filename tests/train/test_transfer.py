@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lzero.errors import TrainError
+from lzero.store.owned import machine
 from lzero.train.transfer import HeldWeights, open_transfer
 from lzero.train.transfer.adapter import AdapterTransfer
 from lzero.train.transfer.file import FileTransfer, _memory_directory
@@ -111,7 +112,7 @@ class Adapted(Servers):
 
 
 async def test_adapters_of_processes_that_were_killed_are_removed_and_those_in_use_stay(tmp_path: Path) -> None:
-    left, used, new = (tmp_path / f"lzero-adapter-{name}" for name in ("left", "used", "new"))
+    left, used, new = (tmp_path / f"lzero-adapter-{machine()}-{name}" for name in ("left", "used", "new"))
     for directory in (left, used, new):
         directory.mkdir()
     lock = os.open(used, os.O_RDONLY)
