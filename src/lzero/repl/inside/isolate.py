@@ -39,8 +39,8 @@ _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 _COVERED_FILES = tuple(filter(os.path.exists, ("/proc/cmdline", "/proc/bootconfig")))
 """Files that are shown empty: the kernel's command line and its boot configuration may hold secrets of the machine."""
 _COVERED_DIRECTORIES = tuple(filter(os.path.isdir, ("/proc/pressure", "/proc/fs")))
-"""Directories that are shown empty. Whoever writes to a file of /proc/pressure has the kernel watch the load of the whole machine for him,
-and nothing limits how often. Files of /proc/fs tell where free space lies on the host's disks, and read it from them."""
+"""Directories that are shown empty. A process that writes to a file of /proc/pressure makes the kernel watch the load of the whole machine,
+and the kernel limits no number of such watches. Files of /proc/fs show where a disk of the host has free space."""
 _TERMINALS = 16
 """The most pseudoterminals of one REPL; the kernel has a few thousand for all."""
 _PENDING_SIGNALS = 64
