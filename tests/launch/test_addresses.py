@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,6 +90,13 @@ def test_a_key_in_an_address_is_refused_and_not_shown(role: str, url: str, tmp_p
         read_addresses(file)
     assert "secret@" not in str(caught.value)
     assert "token=secret" not in str(caught.value)
+
+
+async def test_a_server_removes_its_own_address_beside_one_that_no_run_would_use(tmp_path: Path) -> None:
+    file, unused = tmp_path / "addresses.json", "ws://me:secret@10.0.0.8:8000"
+    async with registered(file, "pool", URLS[0]):
+        write_addresses(file, Addresses(pool=(URLS[0], unused)))
+    assert json.loads(file.read_bytes()) == {"pool": [unused]}
 
 
 async def test_a_lock_that_somebody_keeps_is_an_error_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

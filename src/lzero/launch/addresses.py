@@ -48,21 +48,26 @@ def read_addresses(file: Path) -> Addresses:
     """Return the addresses in `file`. Raises ConfigError if it cannot be read, is no address file, is another user's (other than root), may
     be written by another user, or holds a key: clients send their token to the addresses in it.
     """
-    try:
-        data = read_bounded(file, max_bytes=MAX_BYTES, check=partial(_check_owner, file))
-        found = msgspec.json.decode(data or b"{}", type=Addresses)
-    except OSError as error:
-        raise ConfigError(f"cannot read the address file {file}: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f'{file} is no address file, as {{"pool": ["ws://10.0.0.7:7321"]}}, or "engine" with http:// addresses: {error}'
-        ) from None
+    found = _entries(file)
     if any("@" in url or "?" in url for url in (*found.pool, *found.engine)):
         raise ConfigError(
             f"an address in {file} holds a user name, a password or a query, which runs would record: remove it, and name the servers' "
             "secrets by engine.key and repl.token_file"
         )
     return found
+
+
+def _entries(file: Path) -> Addresses:
+    """Return what `file` holds, whatever its addresses are: a server removes its own also beside one that no run would use."""
+    try:
+        data = read_bounded(file, max_bytes=MAX_BYTES, check=partial(_check_owner, file))
+        return msgspec.json.decode(data or b"{}", type=Addresses)
+    except OSError as error:
+        raise ConfigError(f"cannot read the address file {file}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f'{file} is no address file, as {{"pool": ["ws://10.0.0.7:7321"]}}, or "engine" with http:// addresses: {error}'
+        ) from None
 
 
 def _check_owner(file: Path, status: os.stat_result) -> None:
@@ -100,7 +105,7 @@ async def _change(file: Path, role: Literal["pool", "engine"], *, add: str = "",
     lock = file.with_name(f"{file.name}.lock")
     with as_store_error(lock), os.fdopen(os.open(lock, _OPEN, 0o644), "wb") as held:
         await _take(held, lock)
-        before = read_addresses(file) if file.exists() else Addresses()
+        before = _entries(file) if file.exists() else Addresses()
         kept: Sequence[str] = [url for url in getattr(before, role) if url not in (add, remove)]
         write_addresses(file, msgspec.structs.replace(before, **{role: (*kept, *([add] if add else []))}))
 
