@@ -32,8 +32,8 @@ from figures import Figure, at_least, at_most, table
 
 from lzero.config import Config, load_config
 from lzero.engine.local.engine import LocalEngine
-from lzero.engine.vllm import kind
 from lzero.engine.vllm.engine import VLLMEngine
+from lzero.engine.vllm.program import command, environment
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import joined, until_ready
 from lzero.launch.local import LocalProcess
@@ -184,10 +184,10 @@ def start(config: Config, home: Path, port: int, stack: AsyncExitStack) -> tuple
     """Start a server as lzero does, but on a port: `vllm bench serve` knows no Unix sockets."""
     directory = home / str(port)
     directory.mkdir()
-    command = list(kind.command(config, directory / "socket"))
-    place = command.index("--uds")
-    command[place : place + 2] = ["--host", "127.0.0.1", "--port", str(port)]
-    process = LocalProcess(command, environment=kind.environment(config, directory, number=0), directory=directory)
+    words = list(command(config, directory / "socket"))
+    place = words.index("--uds")
+    words[place : place + 2] = ["--host", "127.0.0.1", "--port", str(port)]
+    process = LocalProcess(words, environment=environment(config, directory, number=0), directory=directory)
     stack.push_async_callback(process.end)
     return port, process
 

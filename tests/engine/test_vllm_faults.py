@@ -24,6 +24,7 @@ from lzero.config import load_config
 from lzero.engine.vllm import engine as engine_module
 from lzero.engine.vllm import kind
 from lzero.engine.vllm.engine import Delivery, VLLMEngine
+from lzero.engine.vllm.program import SOCKET
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import RESTARTS, Fleet, OwnServer, until_ready
 from lzero.errors import EngineError
@@ -274,7 +275,7 @@ async def test_an_engine_of_adapters_closes_while_its_server_is_lost(tmp_path: P
 
 async def test_a_restarted_server_joins_a_new_group_of_the_trainer(tmp_path: Path) -> None:
     config = load_config(None, ["engine.kind=vllm", f"engine.program={CHILD}", "engine.transfer=nccl"])
-    server, fleet = VLLMServer("the child", socket=tmp_path / kind.SOCKET), Fleet()
+    server, fleet = VLLMServer("the child", socket=tmp_path / SOCKET), Fleet()
     start = partial(kind.started, config, tmp_path, number=0)
     own = OwnServer(server, await start(), start, start_s=DEADLINE_S)
     fleet.add(server, own)
@@ -303,7 +304,7 @@ async def joined(directory: Path) -> AsyncIterator[tuple[VLLMEngine, FaultyProxy
     """Yield the engine of a server that somebody else has started, behind a proxy."""
     settings = ["engine.kind=vllm", f"engine.program={CHILD}", "engine.sync_s=2.5"]
     process = kind.launch(load_config(None, settings), directory, number=0)
-    server, proxy = VLLMServer("the child", socket=directory / kind.SOCKET), FaultyProxy(directory / kind.SOCKET)
+    server, proxy = VLLMServer("the child", socket=directory / SOCKET), FaultyProxy(directory / SOCKET)
     try:
         await until_ready(server, process, start_s=DEADLINE_S)
         async with proxy.address() as url:

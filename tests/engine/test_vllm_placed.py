@@ -54,3 +54,10 @@ def test_the_program_of_a_placed_server_names_no_file_of_this_machine_alone() ->
     assert "--uds" not in program.command
     assert not {"HOME", "CUDA_VISIBLE_DEVICES", "VLLM_RPC_BASE_PATH"} & program.variables.keys()
     assert (program.role, program.gpus) == ("engine", 0)
+
+
+def test_placed_servers_without_gpus_do_not_bind_their_threads_alike() -> None:
+    config = load_config(None, [*SETTINGS, "engine.replicas=2", "model.device=cpu"])
+    assert isinstance(config.engine, VLLMEngineConfig)
+    program = placed.program(config, config.engine, "vLLM server 0")
+    assert program.variables["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"

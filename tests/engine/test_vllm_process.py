@@ -15,6 +15,7 @@ import pytest
 
 from lzero.config import Config, load_config
 from lzero.engine.vllm import kind
+from lzero.engine.vllm.program import BACKENDS, command, environment
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import until_ready
 from lzero.errors import ConfigError, EngineError
@@ -59,7 +60,7 @@ def found(**changes: Any) -> dict[str, Any]:
         "max_model_len": 4096,
         **changes,
     }
-    return {"version": "0.32.0", "model_config": model, "weight_transfer_config": {"backend": kind.BACKENDS["file"]}}
+    return {"version": "0.32.0", "model_config": model, "weight_transfer_config": {"backend": BACKENDS["file"]}}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_a_server_needs_the_backend_of_the_transfer() -> None:
     kind.check_server("a", {**found(), "weight_transfer_config": {"backend": "nccl"}}, config)
     with pytest.raises(EngineError, match="weight-transfer backend is 'lzero-file', not 'nccl'"):
         kind.check_server("a", found(), config)
-    assert '{"backend": "nccl"}' in kind.command(config, Path("socket"))
+    assert '{"backend": "nccl"}' in command(config, Path("socket"))
 
 
 async def test_nccl_without_a_gpu_is_refused_before_anything_starts() -> None:
@@ -231,23 +232,36 @@ def test_servers_on_the_cpus_of_one_machine_do_not_bind_their_threads_to_the_sam
     if chosen is not None:
         monkeypatch.setenv(name, chosen)
     config = load_config(None, ["engine.kind=vllm", f"engine.replicas={replicas}", f"model.device={device}"])
-    assert [kind.environment(config, tmp_path, number=number).get(name) for number in range(replicas)] == [
+    assert [environment(config, tmp_path, number=number).get(name) for number in range(replicas)] == [
         binding
     ] * replicas
+
+
+def test_servers_on_the_cpus_of_one_machine_divide_its_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = len(os.sched_getaffinity(0))
+
+    def threads(replicas: int) -> str | None:
+        config = load_config(None, ["engine.kind=vllm", f"engine.replicas={replicas}", "model.device=cpu"])
+        return environment(config, tmp_path, number=0).get("OMP_NUM_THREADS")
+
+    assert [threads(1), threads(2), threads(2 * cores)] == [None, str(max(1, cores // 2)), "1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert threads(2) == "7"
 
 
 def test_servers_share_out_the_devices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = load_config(None, ["engine.kind=vllm", "engine.replicas=2", "engine.devices_per_replica=2"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [kind.environment(config, tmp_path, number=number)["CUDA_VISIBLE_DEVICES"] for number in range(2)] == [
+    assert [environment(config, tmp_path, number=number)["CUDA_VISIBLE_DEVICES"] for number in range(2)] == [
         "0,1",
         "2,3",
     ]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    assert [kind.environment(config, tmp_path, number=number)["CUDA_VISIBLE_DEVICES"] for number in range(2)] == [
+    assert [environment(config, tmp_path, number=number)["CUDA_VISIBLE_DEVICES"] for number in range(2)] == [
         "4,5",
         "6,7",
     ]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     with pytest.raises(ConfigError, match="needs 4 devices, and CUDA_VISIBLE_DEVICES names 3"):
-        kind.environment(config, tmp_path, number=1)
+        environment(config, tmp_path, number=1)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from lzero.closing import closed_on_error
 from lzero.config import Config, VLLMEngineConfig, load_config
-from lzero.engine.vllm import kind
 from lzero.engine.vllm.engine import Delivery, VLLMEngine
+from lzero.engine.vllm.program import command, environment
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import Fleet, OwnServer, until_ready
 from lzero.launch.local import LocalProcess
@@ -86,7 +86,7 @@ def running(model: Path, *, max_tokens: int, settings: Sequence[str] = ()) -> It
     with tempfile.TemporaryDirectory(prefix="vllm-") as home:
         directory, socket = Path(home), Path(home, "socket")
         process = LocalProcess(
-            kind.command(config, socket), environment=kind.environment(config, directory, number=0), directory=directory
+            command(config, socket), environment=environment(config, directory, number=0), directory=directory
         )
         with ThreadPoolExecutor(1) as other, contextlib.ExitStack() as stack:  # a fixture may run in an event loop
             stack.callback(lambda: other.submit(asyncio.run, process.end()).result())

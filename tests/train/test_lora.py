@@ -17,8 +17,9 @@ from lzero.algo.batches import collate, unscored
 from lzero.algo.layout import Layout
 from lzero.algo.loss import make_loss_fn
 from lzero.config import AlgoConfig, Config, load_config
-from lzero.engine.vllm.kind import check_server, command
+from lzero.engine.vllm.kind import check_server
 from lzero.engine.vllm.kind import complaint as vllm_complaint
+from lzero.engine.vllm.program import command
 from lzero.errors import ConfigError, EngineError, StoreError
 from lzero.models import load_model
 from lzero.train.checkpoint import Progress, save_checkpoint, take_snapshot

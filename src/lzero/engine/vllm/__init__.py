@@ -1,6 +1,7 @@
 """Sample from vLLM servers, which lzero starts or joins.
 
 kind.py       opens the engine of a configuration
+program.py    the command and environment of a server that lzero starts
 engine.py     samples from all replicas, and sends commands to all
 replica.py    samples from one replica
 routing.py    chooses the replica of a request, and queues requests

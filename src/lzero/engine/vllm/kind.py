@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib.util
-import math
 import os
 import shutil
 import sys
@@ -19,10 +18,11 @@ from lzero.engine.kinds import Finding, OpenedEngine
 from lzero.engine.kinds import context_tokens as context_tokens
 from lzero.engine.kinds import model_name as model_name
 from lzero.engine.kinds import open_tokenizer as open_tokenizer
-from lzero.engine.vllm.adapters import adapter_arguments, adapter_problems, rank_problem
+from lzero.engine.vllm.adapters import adapter_problems, rank_problem
 from lzero.engine.vllm.codec import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from lzero.engine.vllm.delivering import delivery, sharing_problem
 from lzero.engine.vllm.engine import VLLMEngine, check_unclaimed
+from lzero.engine.vllm.program import BACKENDS, SOCKET, command, environment, vllm_settings
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import Fleet, OwnServer, Supervisor
 from lzero.errors import ConfigError, EngineError, LaunchError
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TRAINS = True
-PLUGIN = Path(__file__).with_name("plugin")
-BACKENDS = {"file": "lzero-file", "nccl": "nccl", "adapter": "lzero-file"}
-"""engine.transfer → the backend of vLLM's weight transfer. The plug-in registers the first."""
-SOCKET = "socket"
 VLLM_SOCKET_CHARS = 36
 """Characters in the name of a Unix socket that vLLM makes: a UUID."""
 SOCKET_PATH_BYTES = 107
@@ -54,11 +50,11 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
     stack = AsyncExitStack()
     async with closed_on_error(stack.aclose):
         logs: dict[str, Path] = {}
-        fleet = await (_join(config, stack) if _settings(config).urls else _start(config, stack, logs))
+        fleet = await (_join(config, stack) if vllm_settings(config).urls else _start(config, stack, logs))
         found: dict[str, Any] = {each.server.name: await _settings_of(each, config) for each in fleet.members}
         for each in fleet.members:
             each.places.limit(requests_at_once(found[each.server.name]))
-            if _settings(config).transfer == "file":  # a group is joined when the trainer opens it
+            if vllm_settings(config).transfer == "file":  # a group is joined when the trainer opens it
                 await each.server.prepare_updates({})
         engine = VLLMEngine(
             fleet,
@@ -66,7 +62,7 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
             stop_ids=stop_ids(config, tokenizer),
             vocab_size=vocab_size(config),
             max_tokens=config.agent.max_tokens,
-            delivery=delivery(_settings(config), fleet),
+            delivery=delivery(vllm_settings(config), fleet),
             on_close=stack.aclose,
         )
         async with closed_on_error(engine.close):  # a server that was claimed is free again if another refuses
@@ -78,7 +74,7 @@ async def open_engine(config: Config, tokenizer: "PreTrainedTokenizerFast") -> O
 
 def check(config: Config) -> Iterator[Finding]:
     """Check that vLLM's program exists, or that the servers to join answer and have the right settings."""
-    settings = _settings(config)
+    settings = vllm_settings(config)
     if problem := temperature_problem(config):
         yield Finding("rollout.temperature", f"{config.rollout.temperature:g}", [problem])
     if settings.transfer != "file":
@@ -86,7 +82,7 @@ def check(config: Config) -> Iterator[Finding]:
     if settings.urls:
         yield Finding("engine.urls", ", ".join(settings.urls), asyncio.run(_joined_problems(config)))
         return
-    if problem := sharing_problem(config, _settings(config)):
+    if problem := sharing_problem(config, vllm_settings(config)):
         yield Finding("engine.shared_directory", "", [problem])
     if config.launch.ray:
         return
@@ -94,7 +90,7 @@ def check(config: Config) -> Iterator[Finding]:
 
 
 def notes(config: Config) -> list[str]:
-    settings = _settings(config)
+    settings = vllm_settings(config)
     if settings.urls:
         of_own_servers = ("program", "replicas", "devices_per_replica", "arguments", "kv_cache_gb", "start_s")
         found = settings.inert("engine", *of_own_servers, why="with engine.urls")
@@ -118,85 +114,15 @@ def _settings_problem(config: Config) -> str:
     """Return what is wrong with the settings, whatever the servers are; "" if nothing."""
     return "; ".join(
         filter(
-            None, (temperature_problem(config), _transfer_problem(config), sharing_problem(config, _settings(config)))
+            None,
+            (temperature_problem(config), _transfer_problem(config), sharing_problem(config, vllm_settings(config))),
         )
     )
-
-
-def command(config: Config, socket: Path) -> tuple[str, ...]:
-    """Return the command of a server that samples exactly from the policy of model.path, and accepts new weights."""
-    from lzero.models import resolve, select_device
-
-    settings = _settings(config)
-    episodes_per_replica = math.ceil(config.rollout.concurrency / settings.replicas)
-    return (
-        str(Path(settings.program).absolute()),
-        *("serve", str(resolve(config.model.path).absolute()), "--uds", str(socket), "--enable-scale-out"),
-        *("--served-model-name", "policy", "--disable-uvicorn-access-log"),
-        # The defaults are the log-probabilities before the temperature, and the sampling settings of the model's directory.
-        *("--logprobs-mode", "processed_logprobs", "--generation-config", "vllm"),
-        *("--dtype", config.model.dtype, "--max-model-len", str(config.agent.max_tokens)),
-        *("--max-num-seqs", str(episodes_per_replica)),
-        *("--tensor-parallel-size", str(settings.devices_per_replica), "--seed", str(config.run.seed)),
-        *("--weight-transfer-config", f'{{"backend": "{BACKENDS[settings.transfer]}"}}'),
-        *(adapter_arguments(config) if settings.transfer == "adapter" else ()),
-        *(_whole_prompts(config) if select_device(config.model.device) == "cpu" else ()),
-        *settings.arguments,
-    )
-
-
-def _whole_prompts(config: Config) -> tuple[str, ...]:
-    """Return arguments that turn chunked prefill off: with it, vLLM 0.32 for CPUs crashes on a request with a seed."""
-    return ("--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max(8_192, config.agent.max_tokens)))
-
-
-def environment(config: Config, directory: Path, *, number: int) -> dict[str, str]:
-    """Return the environment of server `number`, whose files are in `directory`. Raises ConfigError if there are too few devices."""
-    settings = _settings(config)
-    first, each = number * settings.devices_per_replica, settings.devices_per_replica
-    wanted = settings.replicas * each
-    named = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
-    devices = named or [str(device) for device in range(wanted)]
-    if len(devices) < wanted:
-        raise ConfigError(
-            f"engine.replicas = {settings.replicas} with engine.devices_per_replica = {each} needs {wanted} devices, and "
-            f"CUDA_VISIBLE_DEVICES names {len(devices)}"
-        )
-    return {
-        **_threads_of_several(config),
-        **os.environ,
-        **variables(settings),
-        "CUDA_VISIBLE_DEVICES": ",".join(devices[first : first + each]),
-        "PATH": f"{Path(settings.program).absolute().parent}:{os.environ.get('PATH', '')}",
-        "VLLM_RPC_BASE_PATH": str(directory),
-    }
-
-
-def _threads_of_several(config: Config) -> dict[str, str]:
-    """Return what lets several servers on the CPUs of one machine share them: by itself, each binds its threads to the same first cores."""
-    from lzero.models import select_device
-
-    alone = _settings(config).replicas == 1 or select_device(config.model.device) != "cpu"
-    return {} if alone else {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-
-
-def variables(settings: VLLMEngineConfig) -> dict[str, str]:
-    """Return the environment variables of every server that lzero starts."""
-    return {
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(PLUGIN),
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-        "VLLM_CPU_KVCACHE_SPACE": f"{settings.kv_cache_gb:g}",
-        "VLLM_HOST_IP": "127.0.0.1",
-        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "3600",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_SERVER_DEV_MODE": "1",
-    }
 
 
 async def _start(config: Config, stack: AsyncExitStack, logs: dict[str, Path]) -> Fleet:
     """Start engine.replicas servers. `stack` ends them; their logs are added to `logs`."""
-    settings = _settings(config)
+    settings = vllm_settings(config)
     if config.launch.ray:
         from lzero.engine.vllm.placed import place
 
@@ -240,7 +166,7 @@ async def started(config: Config, directory: Path, *, number: int) -> LocalProce
 
 async def _join(config: Config, stack: AsyncExitStack) -> Fleet:
     """Return the servers of engine.urls, without a request to them. Raises ConfigError if the key is missing."""
-    settings = _settings(config)
+    settings = vllm_settings(config)
     key = ""
     if settings.key:
         key = need_key(settings.key, purpose="the vLLM servers of engine.urls", env_file=config.tools.env_file).reveal()
@@ -285,8 +211,8 @@ def check_server(name: str, found: Mapping[str, Any], config: Config) -> None:
         problems.append(
             f"its max_model_len is {longest!r:.100}, less than agent.max_tokens = {config.agent.max_tokens}"
         )
-    backend = BACKENDS[_settings(config).transfer]
-    if _settings(config).transfer == "adapter":
+    backend = BACKENDS[vllm_settings(config).transfer]
+    if vllm_settings(config).transfer == "adapter":
         problems += adapter_problems(_table(found.get("lora_config")), config)
     elif transfer.get("backend") != backend:
         problems.append(f"its weight-transfer backend is {transfer.get('backend')!r:.100}, not {backend!r}")
@@ -366,9 +292,9 @@ def _transfer_problem(config: Config) -> str:
     """Return why engine.transfer cannot be used; "" if it can."""
     from lzero.models import select_device
 
-    if _settings(config).transfer == "adapter":
+    if vllm_settings(config).transfer == "adapter":
         return rank_problem(config.lora.rank)
-    if _settings(config).transfer != "nccl":
+    if vllm_settings(config).transfer != "nccl":
         return ""
     lacks = []
     if not (device := select_device(config.model.device)).startswith("cuda"):
@@ -388,8 +314,3 @@ def _directory_problems() -> list[str]:
         f"TMPDIR = {place} is too long by {longest - SOCKET_PATH_BYTES} bytes: Linux allows {SOCKET_PATH_BYTES} bytes in the path of a "
         "Unix socket, and vLLM has its sockets there. Set it to a shorter path"
     ]
-
-
-def _settings(config: Config) -> VLLMEngineConfig:
-    assert isinstance(config.engine, VLLMEngineConfig)
-    return config.engine

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from lzero.config import Config, VLLMEngineConfig
-from lzero.engine.vllm import kind
+from lzero.engine.vllm.program import SOCKET, command, threads_of_several, variables
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import Fleet, OwnServer
 from lzero.errors import EngineError, LaunchError
@@ -55,7 +55,7 @@ def program(config: Config, settings: VLLMEngineConfig, name: str) -> Program:
     """Return the program of a server that listens at its node's address. Its node has vLLM, lzero and the model under the same paths."""
     from lzero.models import select_device
 
-    words = list(kind.command(config, Path(kind.SOCKET)))
+    words = list(command(config, Path(SOCKET)))
     place = words.index("--uds")
     words[place : place + 2] = ["--host", HOST, "--port", PORT]
     path = f"{Path(settings.program).absolute().parent}:{os.environ.get('PATH', '')}"
@@ -64,6 +64,6 @@ def program(config: Config, settings: VLLMEngineConfig, name: str) -> Program:
         name=name,
         role="engine",
         command=tuple(words),
-        variables={**kind.variables(settings), "PATH": path},
+        variables={**threads_of_several(config, here=False), **variables(settings), "PATH": path},
         gpus=settings.devices_per_replica if on_gpus else 0,
     )

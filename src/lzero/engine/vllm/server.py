@@ -1,6 +1,6 @@
 """Call the HTTP routes of one vLLM server: sample, score, read its settings, pause, and load weights.
 
-Routes and fields are those of vLLM 0.32. The server must run with VLLM_SERVER_DEV_MODE=1 and --enable-scale-out (`kind.command`).
+Routes and fields are those of vLLM 0.32. The server must run with VLLM_SERVER_DEV_MODE=1 and --enable-scale-out (`program.command`).
 """
 
 import asyncio
