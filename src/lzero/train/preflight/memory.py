@@ -23,7 +23,7 @@ from lzero.train.trainer import Trainer
 from lzero.types import Sample
 
 OUT_OF_MEMORY = ("allocate", "OutOfMemoryError", "MemoryError")
-"""Words in messages of errors that mean that memory has ended, on this rank or another."""
+"""Words of error messages that mean that memory ran out, on this rank or another."""
 
 
 def is_wanted(config: Config, device: str) -> bool:
@@ -77,7 +77,7 @@ def _make_passes(trainer: Trainer, samples: list[Sample]) -> None:
     alone = replace(
         trainer,
         config=trainer.config.model_copy(update={"train": once}),
-        critic=None,  # a skipped step does not reach it
+        critic=None,  # it learns after the policy's gradient is found finite, so never here; its own pass is made below
         skips=SkipCount(),
     )
     scores = trainer.score(samples)
