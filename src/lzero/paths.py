@@ -48,7 +48,8 @@ def read_bounded(
 ) -> bytes:
     """Read a regular file of at most `max_bytes` bytes and, if it is JSON, `max_values` values. Never waits for a pipe.
 
-    `check` is called with the open file's status, and may raise. Raises OSError; its `strerror` gives the reason, also if the file is too large or not regular.
+    `check` is called with the open file's status, and may raise. Raises OSError; its `strerror` gives the reason, also if the file is too
+    large or not regular.
     """
     if problem := file_problem(path):
         if not path.exists():
