@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from lzero.json_values import has_too_many
+from lzero.json_bounds import has_too_many
 
 _REASONS = {errno.ENOENT: "there is no such file", errno.ENOTDIR: "part of its path is a file, not a directory"}
 
