@@ -64,6 +64,7 @@ MAY_IMPORT_TORCH = (
     "threads.py",
     "algo/attempts.py",
     "algo/batches.py",
+    "algo/kl.py",
     "algo/lag.py",
     "algo/logprobs.py",
     "algo/metrics.py",

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from lzero.algo.credit import Attempt, TokenValues
-from lzero.algo.logprobs import kl_estimate
+from lzero.algo.kl import kl_estimate
 from lzero.types import Episode, Group, Sample
 
 
