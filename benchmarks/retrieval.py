@@ -1,8 +1,8 @@
 """Compare lzero's search with an independent BM25 library, on the same questions: `python benchmarks/retrieval.py TASKS CORPUS [--json]`.
 
 The yardstick is bm25s (`pip install bm25s`, extra `reference`) with the same words, k1 and b; a title counts five times, as in lzero's
-index. It scores every passage with a word of the question, where lzero leaves out words that are in too many passages (MAX_SCORED); the
-third index is lzero's without that limit.
+index. It scores every passage with a word of the question, where lzero scores those with its rarer words (MAX_SCORED); the third index is
+lzero's without that limit.
 """
 
 import argparse

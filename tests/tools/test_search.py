@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 
 import pytest
 from builders import CONTEXT
@@ -88,7 +89,7 @@ def test_a_passage_is_found_by_its_own_text(text: str) -> None:
     assert PassageIndex((passage,)).search(text, limit=1) in ([passage], [])
 
 
-def test_the_commonest_words_are_left_out_when_a_query_would_score_too_many(
+def test_the_commonest_words_find_no_passages_when_a_query_would_score_too_many(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "corpus.jsonl"
@@ -98,6 +99,26 @@ def test_the_commonest_words_are_left_out_when_a_query_would_score_too_many(
     monkeypatch.setattr(search_module, "MAX_SCORED", 150)
     assert [passage.title for passage in index.search("of 7", limit=200)] == ["7"]
     assert len(index.search("of course", limit=200)) == 200  # a query of common words alone is still answered
+
+
+def test_the_commonest_words_rank_the_passages_that_rarer_ones_find(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    chance = Random(0)
+    path = tmp_path / "corpus.jsonl"
+    with path.open("w") as rows:
+        for number in range(500):
+            text = ["founder"] * (number % 10 == 0) + chance.choices(
+                ["of", "the", "in", "x", "y"], (6, 3, 4, 20, 20), k=4
+            )
+            rows.write(f'{{"title": "{number} {chance.choice("xyz")}", "text": "{" ".join(text)}"}}\n')
+    index = open_corpus(path, read_passages, cache=tmp_path / "cache")
+    query = "the founder of in z"
+    by_all = [each for each in index.search(query, limit=500) if "founder" in each.text]
+    monkeypatch.setattr(search_module, "MAX_SCORED", 60)
+    assert index.search(query, limit=50) == by_all
+    assert index.search(query, limit=3) == by_all[:3]
+    assert by_all[:3] != index.search("founder", limit=3)
 
 
 def test_an_index_of_a_file_is_made_once_per_content(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from lzero.algo.credit import (
     Advantages,
     Attempt,
     Estimator,
-    TokenValues,
+    Tokens,
     credit,
     mean,
     returns_to_go,
@@ -37,9 +37,9 @@ class Credit:
 
     steps: tuple[float, ...]
     """One advantage per step; the mean over its tokens, if they differ."""
-    tokens: TokenValues | None = None
+    tokens: Tokens | None = None
     """For each step, an advantage for each of its tokens; None if all of them have that of the step."""
-    targets: TokenValues | None = None
+    targets: Tokens | None = None
     """For each step, the critic's target for each of its tokens; None without a critic."""
 
 

@@ -1,13 +1,14 @@
 """Search passages with a BM25 index on SQLite's FTS5, and offer that to agents as a tool.
 
 A task has few passages of its own (indexed in memory, in about a millisecond); a corpus has many (indexed once, on disk, and found again by
-the hash of its content). `lzero.text` splits texts of any script into words. A query is only words, so an agent cannot cause a syntax
-error.
+the hash of its content). The rarer words of a query find passages, and all of its words rank the best of these, so the commonest words cost
+little. `lzero.text` splits texts of any script into words. A query is only words, so an agent cannot cause a syntax error.
 """
 
 import hashlib
 import itertools
 import json
+import math
 import os
 import queue
 import sqlite3
@@ -28,28 +29,51 @@ from lzero.types import Json, Passage
 TITLE_WEIGHT = 5.0
 """Weight of a word in a title, relative to one in a text."""
 MAX_SCORED = 8_000
-"""Approximate number of passages that one query scores: its rarest words come first, words in nearly every passage are left out."""
+"""Approximate number of passages that a query's rarer words score. Its commoner words only rank the best of these."""
+RANKED = 200
+"""Number of passages that the commoner words rank, and at least ten times those that the query asks for."""
 COMMON = 100
-"""Number of passages with a word from which on its frequency is stored."""
+"""Number of passages with a word from which on its counts are stored."""
 MAX_QUERY_WORDS = 64
 MAX_QUERY_CHARS = 2_000
-FORMAT = 1
+FORMAT = 3
 """Version of the index layout and of the splitting into words. An increase makes older files invalid."""
+K1, B = 1.2, 0.75
+"""Constants of FTS5's bm25."""
 _CONNECTIONS = 4
 _TABLES = """
-CREATE TABLE passages (id INTEGER PRIMARY KEY, title TEXT NOT NULL, text TEXT NOT NULL);
+CREATE TABLE passages (id INTEGER PRIMARY KEY, title TEXT NOT NULL, text TEXT NOT NULL, num_words INTEGER NOT NULL);
 CREATE VIRTUAL TABLE words USING fts5(
     title, text, content='', tokenize="unicode61 remove_diacritics 0 categories 'L* N* M* Co'"
 );
-CREATE TABLE frequencies (word TEXT PRIMARY KEY, num_passages INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE frequencies (word TEXT PRIMARY KEY, num_passages INTEGER NOT NULL, number INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE counts (number INTEGER, id INTEGER, weight REAL NOT NULL, PRIMARY KEY (number, id)) WITHOUT ROWID;
 """
-_COUNT = "INSERT INTO frequencies SELECT term, doc FROM temp.counts WHERE doc >= ?"
-_FREQUENCIES = "SELECT word, num_passages FROM frequencies WHERE word IN (SELECT value FROM json_each(?))"
+_VOCABULARY = """
+CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab(main, words, row);
+CREATE VIRTUAL TABLE temp.places USING fts5vocab(main, words, instance);
+"""
+_FREQUENT = (
+    "INSERT INTO frequencies SELECT term, doc, row_number() OVER (ORDER BY term) FROM temp.vocabulary WHERE doc >= ?"
+)
+_COUNT = """
+INSERT INTO counts SELECT number, doc, sum(iif(col = 'title', ?, 1.0))
+FROM frequencies JOIN temp.places ON term = word WHERE num_passages < ? GROUP BY number, doc
+"""
+_FREQUENCIES = "SELECT word, num_passages, number FROM frequencies WHERE word IN (SELECT value FROM json_each(?))"
+_SIZES = "SELECT count(*), avg(num_words) FROM passages"
 _SEARCH = """
-SELECT passages.title, passages.text FROM (
+SELECT passages.title, passages.text, passages.id, passages.num_words, -best.score FROM (
     SELECT rowid, bm25(words, ?, 1.0) AS score FROM words WHERE words MATCH ? ORDER BY score, rowid LIMIT ?
 ) AS best JOIN passages ON passages.id = best.rowid ORDER BY best.score, best.rowid
 """
+# CROSS JOIN: SQLite would otherwise read all counts of the word.
+_WEIGHTS = "SELECT id, weight FROM (SELECT value FROM json_each(?)) CROSS JOIN counts ON id = value AND number = ?"
+
+_Row = tuple[str, str, int, int, float]
+"""Title, text, id, number of words and score of a passage."""
+_Common = tuple[int, int]
+"""Number of passages with a word, and the word's number."""
 
 
 class PassageIndex:
@@ -85,11 +109,26 @@ class PassageIndex:
             return []
         connection = self._idle.get()
         try:
-            expression = " OR ".join(f'"{word}"' for word in _rarest(connection, found))
-            rows = connection.execute(_SEARCH, (TITLE_WEIGHT, expression, limit)).fetchall()
+            rare, common = _divided(connection, found, half=self._num_passages / 2)
+            expression = " OR ".join(f'"{word}"' for word in rare)
+            num_ranked = max(RANKED, 10 * limit) if common else limit
+            rows = connection.execute(_SEARCH, (TITLE_WEIGHT, expression, num_ranked)).fetchall()
+            if common:
+                rows = self._ranked(connection, rows, common)[:limit]
         finally:
             self._idle.put(connection)
-        return [Passage(title=title, text=text) for title, text in rows]
+        return [Passage(title=row[0], text=row[1]) for row in rows]
+
+    def _ranked(self, connection: sqlite3.Connection, rows: list[_Row], common: list[_Common]) -> list[_Row]:
+        """Return the passages that the rarer words have found, ranked by the commoner words, too, as FTS5's bm25 does."""
+        scores = {number: score for _, _, number, _, score in rows}
+        longer = {number: K1 * (1 - B + B * num_words / self._mean_words) for _, _, number, num_words, _ in rows}
+        found = json.dumps(list(scores))
+        for num_passages, number in common:
+            idf = math.log((self._num_passages - num_passages + 0.5) / (num_passages + 0.5))
+            for passage, weight in connection.execute(_WEIGHTS, (found, number)):
+                scores[passage] += idf * weight * (K1 + 1) / (weight + longer[passage])
+        return sorted(rows, key=lambda row: (-scores[row[2]], row[2]))
 
     def __len__(self) -> int:
         """Return the number of passages."""
@@ -100,7 +139,8 @@ class PassageIndex:
         self._finalizer()
 
     def _hold(self, connections: list[sqlite3.Connection]) -> None:
-        self._num_passages = int(connections[0].execute("SELECT count(*) FROM passages").fetchone()[0])
+        num_passages, mean_words = connections[0].execute(_SIZES).fetchone()
+        self._num_passages, self._mean_words = int(num_passages), float(mean_words or 1)
         self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
         for connection in connections:
             self._idle.put(connection)
@@ -154,23 +194,32 @@ def _fill(connection: sqlite3.Connection, passages: Iterable[Passage]) -> None:
     connection.executescript(_TABLES)
     with connection:
         for number, passage in enumerate(passages):
-            connection.execute("INSERT INTO passages VALUES (?, ?, ?)", (number, passage.title, passage.text))
+            title, text = words(passage.title), words(passage.text)
             connection.execute(
-                "INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)",
-                (number, " ".join(words(passage.title)), " ".join(words(passage.text))),
+                "INSERT INTO passages VALUES (?, ?, ?, ?)",
+                (number, passage.title, passage.text, len(title) + len(text)),
+            )
+            connection.execute(
+                "INSERT INTO words (rowid, title, text) VALUES (?, ?, ?)", (number, " ".join(title), " ".join(text))
             )
 
 
-def _rarest(connection: sqlite3.Connection, found: list[str]) -> list[str]:
-    """Return the query's words that are worth their cost: all, unless together they are in more than MAX_SCORED passages."""
-    frequency = dict(connection.execute(_FREQUENCIES, (json.dumps(found),)).fetchall())
-    rising = sorted(found, key=lambda word: frequency.get(word, COMMON))
-    totals = itertools.accumulate(frequency.get(word, 0) for word in rising)
-    return [
-        word
-        for index, (word, total) in enumerate(zip(rising, totals, strict=True))
-        if index == 0 or total <= MAX_SCORED
-    ]
+def _count(connection: sqlite3.Connection) -> None:
+    """Store in how many passages each common word is, and how often it is in each of them; bm25 gives words in half of all no weight."""
+    connection.executescript(_VOCABULARY)
+    (num_passages,) = connection.execute("SELECT count(*) FROM passages").fetchone()
+    connection.execute(_FREQUENT, (COMMON,))
+    connection.execute(_COUNT, (TITLE_WEIGHT, num_passages / 2))
+
+
+def _divided(connection: sqlite3.Connection, found: list[str], *, half: float) -> tuple[list[str], list[_Common]]:
+    """Return the rarer words of a query, in MAX_SCORED passages together, and its commoner words that are in less than half of all."""
+    rows = connection.execute(_FREQUENCIES, (json.dumps(found),)).fetchall()
+    frequency = {word: (num_passages, number) for word, num_passages, number in rows}
+    rising = sorted(found, key=lambda word: frequency.get(word, (0, 0))[0])
+    totals = itertools.accumulate(frequency.get(word, (0, 0))[0] for word in rising)
+    num_rare = max(1, sum(total <= MAX_SCORED for total in totals))
+    return rising[:num_rare], [frequency[word] for word in rising[num_rare:] if frequency[word][0] < half]
 
 
 def _build(path: Path, passages: Iterable[Passage]) -> None:
@@ -182,8 +231,7 @@ def _build(path: Path, passages: Iterable[Passage]) -> None:
             with closing(sqlite3.connect(unfinished)) as connection:
                 connection.execute("PRAGMA journal_mode = OFF")  # an interrupted build drops the file
                 _fill(connection, passages)
-                connection.execute("CREATE VIRTUAL TABLE temp.counts USING fts5vocab(main, words, row)")
-                connection.execute(_COUNT, (COMMON,))
+                _count(connection)
                 connection.execute("INSERT INTO words (words) VALUES ('optimize')")
                 connection.commit()
             os.replace(unfinished, path)
