@@ -1,4 +1,4 @@
-"""Measure the cost of attention in an update: `python benchmarks/attention.py [--json] [--shape small] [--tokens 2048] [--rounds 3]`.
+"""Measure the cost of attention in an update: `python benchmarks/attention.py [--json] [--model small] [--tokens 2048] [--rounds 3]`.
 
 A model of random weights makes an update on one long sequence, and one on a group of 8 sequences that share three quarters of their tokens,
 by every attention that the machine has:
@@ -7,7 +7,7 @@ by every attention that the machine has:
                attention; what is computed again is not counted
     group      computed tokens and seconds, a row for each sequence against a tree
 
-Contenders take turns, and ratios are medians over the turns. `--shape 0.6b` and `4b` are Qwen3's, for a GPU; `--checkpointing` recomputes
+Contenders take turns, and ratios are medians over the turns. `--model 0.6b` and `4b` are Qwen3's, for a GPU; `--checkpointing` recomputes
 activations.
 """
 
@@ -191,13 +191,13 @@ def device_name() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the table")
-    parser.add_argument("--shape", choices=MODELS, default="small", help="sizes of the model")
+    parser.add_argument("--model", choices=MODELS, default="small", help="sizes of the model")
     parser.add_argument("--tokens", type=int, default=2048, help="tokens of a sequence")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each contender")
     parser.add_argument("--checkpointing", action="store_true", help="compute activations again in the backward pass")
     parser.add_argument("--part", choices=("long", "group", "all"), default="all", help="what to measure")
     arguments = parser.parse_args()
-    bench = Bench(MODELS[arguments.shape], checkpointing=arguments.checkpointing)
+    bench = Bench(MODELS[arguments.model], checkpointing=arguments.checkpointing)
     figures: list[Figure] = []
     if arguments.part != "group":
         figures += long_sequences(bench, arguments.tokens, arguments.rounds)

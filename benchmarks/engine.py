@@ -27,7 +27,7 @@ import torch
 import transformers
 
 from lzero.engine.local.engine import LocalEngine
-from lzero.models import Architecture, build_tokenizer, new_model
+from lzero.models import Qwen3Sizes, build_tokenizer, new_model
 from lzero.types import Completion, Sampling
 
 NUM_REQUESTS = 256
@@ -96,7 +96,7 @@ def build() -> tuple[Any, Any]:
     """The same model and tokenizer in every process."""
     tokenizer = build_tokenizer([f"word{index}" for index in range(128)])
     tokenizer.eos_token = None  # every request gets the number of tokens it asks for
-    model = new_model(Architecture(), tokenizer, seed=0)
+    model = new_model(Qwen3Sizes(), tokenizer, seed=0)
     model.generation_config.eos_token_id = None
     return model, tokenizer
 

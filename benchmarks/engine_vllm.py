@@ -37,7 +37,7 @@ from lzero.engine.vllm.program import command, environment
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import joined, until_ready
 from lzero.launch.local import LocalProcess
-from lzero.models import Architecture, build_tokenizer, load_model, load_tokenizer, new_model, resolve, save_model
+from lzero.models import Qwen3Sizes, build_tokenizer, load_model, load_tokenizer, new_model, resolve, save_model
 from lzero.protocols import Engine
 from lzero.train.learner.local import LearnerThread
 from lzero.train.publish import Publisher
@@ -74,7 +74,7 @@ async def measure(home: Path, *, repeats: int, program: str) -> list[Figure]:
     """Start two servers, and return all figures."""
     tokenizer = build_tokenizer([f"word{index}" for index in range(128)])
     tokenizer.eos_token = None
-    save_model(new_model(Architecture(), tokenizer, seed=0), tokenizer, home / "model")
+    save_model(new_model(Qwen3Sizes(), tokenizer, seed=0), tokenizer, home / "model")
     config = settings(program, home / "model", at_once=AT_ONCE)
     model = load_model(home / "model", dtype="float32", device="cpu")
     async with AsyncExitStack() as stack:

@@ -1,6 +1,6 @@
 """Memory of two ranks that load and send a model in parts: `python benchmarks/loading.py [--json] [--layers 30]`.
 
-The model has random weights and layers of SmolLM2-135M's shape. Its files are bfloat16, and ranks hold float32. The figures are growths of
+The model has random weights and layers of SmolLM2-135M's sizes. Its files are bfloat16, and ranks hold float32. The figures are growths of
 a rank's anonymous memory at its peak, in sizes of the model in float32. Pages of the mapped files do not count, because the system may
 drop them. The yardstick, in the same run, takes less code: every rank loads the whole model and keeps its part, and rank 0 gathers all
 weights before it sends them.
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from figures import Figure, at_most, table
 
-from lzero.models import Architecture, build_tokenizer, load_model, new_model, save_model
+from lzero.models import Qwen3Sizes, build_tokenizer, load_model, new_model, save_model
 from lzero.train.ranks.group import Group, Start
 from lzero.train.ranks.loading import load_parts, skeleton
 from lzero.train.ranks.place import Place
@@ -82,11 +82,11 @@ def rank(number: int, port: int, directory: str) -> None:
 
 
 def measure(directory: Path, *, layers: int) -> list[Figure]:
-    shape = Architecture(
+    sizes = Qwen3Sizes(
         hidden_size=576, num_layers=layers, num_heads=9, num_kv_heads=3, head_dim=64, mlp_size=1536, rope_theta=10_000.0
     )
     tokenizer = build_tokenizer()
-    model = new_model(shape, tokenizer, seed=0)
+    model = new_model(sizes, tokenizer, seed=0)
     size = 4 * sum(parameter.numel() for parameter in model.parameters())
     save_model(model.to(torch.bfloat16), tokenizer, directory / "model")
     del model

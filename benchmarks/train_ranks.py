@@ -20,7 +20,7 @@ from figures import Figure, at_least, table
 
 from lzero.algo.batches import Scored, unscored
 from lzero.config import Config, make_config
-from lzero.models import Architecture, build_tokenizer, new_model, save_model
+from lzero.models import Qwen3Sizes, build_tokenizer, new_model, save_model
 from lzero.threads import computing_alone
 from lzero.train.learner.local import LearnerThread
 from lzero.train.ranks.starting import opened_trainer
@@ -28,7 +28,7 @@ from lzero.train.trainer import Trainer
 from lzero.types import Sample
 
 REACH = 0.9
-SHAPE = Architecture(hidden_size=384, num_layers=8, num_heads=6, num_kv_heads=6, head_dim=64, mlp_size=1024)
+SIZES = Qwen3Sizes(hidden_size=384, num_layers=8, num_heads=6, num_kv_heads=6, head_dim=64, mlp_size=1024)
 
 
 def configured(model: Path, ranks: int) -> Config:
@@ -74,7 +74,7 @@ async def measure(num_ranks: int, num_rows: int, rounds: int) -> list[Figure]:
     turns: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as directory, computing_alone():
         tokenizer, model = build_tokenizer(), Path(directory, "model")
-        save_model(new_model(SHAPE, tokenizer, seed=0), tokenizer, model)
+        save_model(new_model(SIZES, tokenizer, seed=0), tokenizer, model)
         alone, thread = Trainer.build(configured(model, 1))[0], LearnerThread()
         await thread.compute(int)  # it takes its number of threads now
         async with opened_trainer(configured(model, num_ranks), checkpoint=None) as (together, _):

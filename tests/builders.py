@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lzero.config import load_config
-from lzero.models import Architecture, build_tokenizer, new_model, save_model
+from lzero.models import Qwen3Sizes, build_tokenizer, new_model, save_model
 from lzero.store import Record, RunDirectory, SavedEpisode
 from lzero.types import (
     Budgets,
@@ -222,7 +222,7 @@ def make_micro_batch(
     )
 
 
-TINY = Architecture(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
+TINY = Qwen3Sizes(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp_size=24)
 """A model so small that a training run takes seconds."""
 
 
@@ -231,12 +231,10 @@ def make_nano(*, seed: int = 0) -> Any:
     return new_model(replace(TINY, num_layers=2), build_tokenizer(), seed=seed)
 
 
-def save_tiny(
-    directory: Path, tokenizer: "PreTrainedTokenizerFast | None" = None, *, shape: Architecture = TINY
-) -> Path:
+def save_tiny(directory: Path, tokenizer: "PreTrainedTokenizerFast | None" = None, *, sizes: Qwen3Sizes = TINY) -> Path:
     """Save a model with random weights, and return its directory; by default its tokenizer is one of bytes."""
     tokenizer = tokenizer or build_tokenizer()
-    save_model(new_model(shape, tokenizer, seed=0), tokenizer, directory)
+    save_model(new_model(sizes, tokenizer, seed=0), tokenizer, directory)
     return directory
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lzero.config import Config
 from lzero.errors import ModelError
 from lzero.models import (
-    Architecture,
+    Qwen3Sizes,
     build_tokenizer,
     load_model,
     load_tokenizer,
@@ -91,7 +91,7 @@ def test_a_fresh_model_follows_its_seed_and_leaves_the_global_one_alone() -> Non
 
 
 def test_the_default_architecture_is_the_nano_models() -> None:
-    model = new_model(Architecture(), build_tokenizer([f"w{i}" for i in range(128)]), seed=0)
+    model = new_model(Qwen3Sizes(), build_tokenizer([f"w{i}" for i in range(128)]), seed=0)
     assert 0.3e6 < model.num_parameters() < 0.4e6
 
 

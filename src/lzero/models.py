@@ -36,8 +36,8 @@ CHAT_TEMPLATE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """Shape of a fresh Qwen3 model; the defaults are the nano model's (0.38M parameters with its tokenizer)."""
+class Qwen3Sizes:
+    """Sizes of a new Qwen3 model; the defaults are the nano model's (0.38M parameters with its tokenizer)."""
 
     hidden_size: int = 96
     num_layers: int = 3
@@ -164,23 +164,23 @@ def _built(directory: Path) -> "PreTrainedModel":
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
-def new_model(architecture: Architecture, tokenizer: "PreTrainedTokenizerFast", *, seed: int) -> "PreTrainedModel":
+def new_model(sizes: Qwen3Sizes, tokenizer: "PreTrainedTokenizerFast", *, seed: int) -> "PreTrainedModel":
     """Return a fresh float32 Qwen3 model on the CPU for `tokenizer`; the same seed gives the same weights."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=architecture.hidden_size,
-        num_hidden_layers=architecture.num_layers,
-        num_attention_heads=architecture.num_heads,
-        num_key_value_heads=architecture.num_kv_heads,
-        head_dim=architecture.head_dim,
-        intermediate_size=architecture.mlp_size,
-        max_position_embeddings=architecture.max_tokens,
-        tie_word_embeddings=architecture.tied_embeddings,
-        initializer_range=architecture.init_std,
-        rope_parameters={"rope_type": "default", "rope_theta": architecture.rope_theta},
+        hidden_size=sizes.hidden_size,
+        num_hidden_layers=sizes.num_layers,
+        num_attention_heads=sizes.num_heads,
+        num_key_value_heads=sizes.num_kv_heads,
+        head_dim=sizes.head_dim,
+        intermediate_size=sizes.mlp_size,
+        max_position_embeddings=sizes.max_tokens,
+        tie_word_embeddings=sizes.tied_embeddings,
+        initializer_range=sizes.init_std,
+        rope_parameters={"rope_type": "default", "rope_theta": sizes.rope_theta},
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from lzero.json_values import has_too_many
+from lzero.json_bounds import has_too_many
 
 _REASONS = {errno.ENOENT: "there is no such file", errno.ENOTDIR: "part of its path is a file, not a directory"}
 
@@ -46,10 +46,10 @@ def read_bounded(
     max_values: int | None = None,
     check: Callable[[os.stat_result], None] | None = None,
 ) -> bytes:
-    """Read a regular file of at most `max_bytes` bytes and, if it is JSON, `max_values` values. Never waits for a pipe. `check` gets the
-    status of the file that is open.
+    """Read a regular file of at most `max_bytes` bytes and, if it is JSON, `max_values` values. Never waits for a pipe.
 
-    Raises OSError; its `strerror` gives the reason, also if the file is too large or not regular.
+    `check` is called with the open file's status, and may raise. Raises OSError; its `strerror` gives the reason, also if the file is too
+    large or not regular.
     """
     if problem := file_problem(path):
         if not path.exists():

@@ -16,7 +16,7 @@ import pytest
 from builders import make_sample
 
 from lzero.algo.batches import weigh
-from lzero.algo.credit import Advantages, Attempt, Estimator, Tokens, built_in_estimators, credit, mean, returns
+from lzero.algo.credit import Advantages, Attempt, Estimator, TokenValues, built_in_estimators, credit, mean, returns
 from lzero.algo.estimators.bilevel_gae import BilevelGAE
 from lzero.algo.estimators.gae import GAE
 from lzero.algo.estimators.rloo import RLOO
@@ -90,7 +90,7 @@ def expected_gradient(
 
 
 def attempt(length: int, ends: Ends, values: Sequence[float]) -> Attempt:
-    own: Tokens | None = tuple((value,) for value in values[:length]) if values else None
+    own: TokenValues | None = tuple((value,) for value in values[:length]) if values else None
     return Attempt(group="a", rewards=rewards_of(length, ends), states=tuple("abc"[:length]), values=own)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lzero.algo.credit import Attempt, Tokens, returns_to_go
+from lzero.algo.credit import Attempt, TokenValues, returns_to_go
 from lzero.algo.estimators.bilevel_gae import BilevelGAE
 from lzero.algo.estimators.gae import GAE
 from lzero.algo.gae import Credit, ValueEstimator, credit_with_values, explained_variance, gae
@@ -17,11 +17,11 @@ from lzero.errors import CreditError
 RAW = {"standardise": False}
 
 
-def attempt(rewards: Sequence[float], values: Tokens) -> Attempt:
+def attempt(rewards: Sequence[float], values: TokenValues) -> Attempt:
     return Attempt(group="a", rewards=tuple(rewards), states=("",) * len(rewards), values=values)
 
 
-def near(expected: Tokens) -> Any:
+def near(expected: TokenValues) -> Any:
     return tuple(pytest.approx(own) for own in expected)
 
 

@@ -10,7 +10,8 @@ from builders import make_micro_batch, make_sample
 from torch import Tensor
 
 from lzero.algo.batches import Average, MicroBatch, weigh
-from lzero.algo.logprobs import kl_estimate, token_logprobs
+from lzero.algo.kl import kl_estimate
+from lzero.algo.logprobs import token_logprobs
 from lzero.algo.loss import Loss, LossInputs, built_in_losses, make_loss_fn, ratio
 from lzero.algo.losses.ppo import PPO
 from lzero.algo.metrics import Metric, Metrics, combined

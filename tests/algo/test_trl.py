@@ -33,7 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # another project's, of its libraries
 ]
 
-SHAPE = replace(TINY, num_layers=2)
+SIZES = replace(TINY, num_layers=2)
 GROUP_SIZE = 4
 REWARDS = (1.0, 0.0, 0.5, 0.25, 2.0, 0.0, 0.0, 1.0, 0.3, 0.3, 0.3, 0.3)
 MAX_COMPLETION = 24
@@ -45,7 +45,7 @@ LAYOUT = Layout(max_tokens=100)
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model directory."""
-    return save_tiny(tmp_path_factory.mktemp("models") / "tiny", build_tokenizer(vocabulary()), shape=SHAPE)
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny", build_tokenizer(vocabulary()), sizes=SIZES)
 
 
 MakeTrainer = Callable[..., Any]

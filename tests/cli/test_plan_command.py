@@ -27,8 +27,8 @@ def test_a_recipe_is_planned_by_the_name_of_its_model(capsys: pytest.CaptureFixt
 
 
 def test_a_run_that_does_not_fit_ends_with_code_1_and_the_fix(capsys: pytest.CaptureFixture[str]) -> None:
-    found = planned(capsys, RECIPE, "--gpu", "H100", "--gpu-memory", "40", code=1)
-    assert "rollout.concurrency = 9 saves" in str(found["problems"])
+    found = planned(capsys, RECIPE, "--gpu", "H100", "--gpu-memory", "20", code=1)
+    assert "rollout.concurrency = 1 saves 2.23 GB" in str(found["problems"])
 
 
 def test_given_sizes_replace_the_assumed_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,13 +10,13 @@ from vllm_servers import Running, running
 from lzero.engine.local.engine import LocalEngine
 from lzero.engine.scripted.engine import ScriptedEngine
 from lzero.errors import EngineError
-from lzero.models import Architecture, build_tokenizer, new_model, save_model
+from lzero.models import Qwen3Sizes, build_tokenizer, new_model, save_model
 from lzero.protocols import Engine
 from lzero.types import Completion, Sampling
 
 pytestmark = pytest.mark.integration
 TOKENIZER = build_tokenizer(["<code>", "</code>"])
-TINY = Architecture(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=32, mlp_size=48, init_std=0.2)
+TINY = Qwen3Sizes(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=32, mlp_size=48, init_std=0.2)
 PROMPT = TOKENIZER.encode("Who founded Liri?", add_special_tokens=False)
 
 

@@ -1,5 +1,6 @@
 """Memory of a run: hand numbers, and the tensors that torch really keeps."""
 
+import math
 from typing import Any
 
 import pytest
@@ -63,9 +64,21 @@ def test_frozen_layers_have_neither_gradients_nor_moments() -> None:
 
 
 def test_the_local_engine_sets_aside_the_longest_context_for_each_episode() -> None:
-    config = load_config(None, ["rollout.concurrency=8", "agent.max_tokens=19456"])
+    config = load_config(None, ["rollout.concurrency=4", "agent.max_tokens=19456"])
     *_, cache = engine_memory(MODEL, config, configured(config), device_bytes=80e9)
-    assert cache.size == 8 * 19_456 * MODEL.kv_bytes(4)
+    assert cache.size == 4 * 19_456 * MODEL.kv_bytes(4)
+
+
+def test_the_local_engine_takes_at_most_half_of_the_free_memory() -> None:
+    """Beside it, the learner's weights and their reference are loaded; the device's libraries take 1.5 GB."""
+    config = load_config(None, ["rollout.concurrency=64", "agent.max_tokens=19456"])
+    *_, cache = engine_memory(MODEL, config, configured(config), device_bytes=80e9)
+    episode, free = 19_456 * MODEL.kv_bytes(4), 80e9 - 1.5e9 - 3 * 4 * MODEL.parameters
+    assert cache.size == 7 * episode
+    assert 7 * episode <= free / 2 < 8 * episode
+    assert cache.why.startswith("7, half of the free memory, of rollout.concurrency = 64")
+    *_, unknown = engine_memory(MODEL, config, configured(config), device_bytes=math.inf)
+    assert unknown.size == 64 * episode
 
 
 @pytest.mark.integration

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from commands import exit_code
 
-from lzero.models import Architecture, build_tokenizer, new_model, save_model
+from lzero.models import Qwen3Sizes, build_tokenizer, new_model, save_model
 
 pytestmark = pytest.mark.sandbox
 
@@ -57,11 +57,11 @@ COMMANDS = [line for line in shell_lines() if line.startswith("lzero ")]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with what the README's commands name: a model, tasks, a corpus, the recipes."""
     path = tmp_path_factory.mktemp("readme")
-    shape = Architecture(
+    sizes = Qwen3Sizes(
         hidden_size=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_size=16, max_tokens=32_768
     )
     tokenizer = build_tokenizer()
-    save_model(new_model(shape, tokenizer, seed=0), tokenizer, path / "Qwen3-0.6B")
+    save_model(new_model(sizes, tokenizer, seed=0), tokenizer, path / "Qwen3-0.6B")
     for name, places in (("train", ("Rome", "Oslo", "Lima")), ("dev", ("Bern", "Cairo"))):
         rows = [{"question": f"Who founded {place}?", "answers": [f"the founder of {place}"]} for place in places]
         (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

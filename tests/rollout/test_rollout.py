@@ -12,7 +12,7 @@ from lzero.config import Config, load_config
 from lzero.data.world import vocabulary
 from lzero.errors import ConfigError, SandboxError
 from lzero.eval.evaluate import Evaluator
-from lzero.models import Architecture, build_tokenizer, new_model, save_model
+from lzero.models import Qwen3Sizes, build_tokenizer, new_model, save_model
 from lzero.protocols import OnCall, Repl, ToolSpec
 from lzero.repl import LocalPool
 from lzero.rollout.compose import build, eval_tasks, train_tasks
@@ -109,9 +109,9 @@ async def test_a_machine_without_isolation_is_refused_before_anything_runs(monke
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a tiny model with random weights: it writes nonsense, so nothing is right."""
     tokenizer = build_tokenizer(vocabulary())
-    shape = Architecture(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8, mlp_size=32)
+    sizes = Qwen3Sizes(hidden_size=16, num_layers=1, num_heads=2, num_kv_heads=2, head_dim=8, mlp_size=32)
     path = tmp_path_factory.mktemp("model") / "random"
-    save_model(new_model(shape, tokenizer, seed=0), tokenizer, path)
+    save_model(new_model(sizes, tokenizer, seed=0), tokenizer, path)
     return path
 
 

@@ -11,13 +11,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from lzero.models import new_model
 
 Kind = Literal["tied", "untied", "float64"]
-SHAPE = replace(TINY, num_layers=2, num_heads=4, num_kv_heads=2, init_std=0.2)
+SIZES = replace(TINY, num_layers=2, num_heads=4, num_kv_heads=2, init_std=0.2)
 
 
 def rank_model(kind: Kind, *, seed: int = 0) -> Any:
     """Return a model on the CPU; the same seed gives the same weights."""
     if kind != "float64":
-        return new_model(replace(SHAPE, tied_embeddings=kind == "tied"), TOKENIZER, seed=seed)
+        return new_model(replace(SIZES, tied_embeddings=kind == "tied"), TOKENIZER, seed=seed)
     torch.manual_seed(seed)
     shape = GPT2Config(
         n_layer=2, n_head=4, n_embd=16, vocab_size=40, n_positions=512, initializer_range=0.3, attn_implementation="sdpa"

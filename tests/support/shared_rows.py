@@ -47,10 +47,10 @@ def double_model() -> Any:
 
 
 def qwen(num_heads: int, num_kv_heads: int, *, tied: bool) -> Callable[[], Any]:
-    shape = replace(
+    sizes = replace(
         TINY, num_layers=2, num_heads=num_heads, num_kv_heads=num_kv_heads, tied_embeddings=tied, init_std=0.2
     )
-    return lambda: new_model(shape, TOKENIZER, seed=0)
+    return lambda: new_model(sizes, TOKENIZER, seed=0)
 
 
 MODELS = {

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from lzero.engine.local.engine import LocalEngine
-from lzero.models import Architecture, build_tokenizer, new_model
+from lzero.models import Qwen3Sizes, build_tokenizer, new_model
 from lzero.types import Completion, Sampling
 
-TINY = Architecture(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, mlp_size=48, init_std=0.2)
+TINY = Qwen3Sizes(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, mlp_size=48, init_std=0.2)
 TOKENIZER = build_tokenizer(["<code>", "</code>", "</", "code", "de>"])
 VOCABULARY = len(TOKENIZER)
 

@@ -32,8 +32,8 @@ pytestmark = pytest.mark.integration
 
 def grouped_heads() -> Any:
     """Return a Qwen3 of four heads and two key-value heads, untied."""
-    shape = replace(TINY, num_layers=2, num_heads=4, num_kv_heads=2, tied_embeddings=False, init_std=0.2)
-    return new_model(shape, TOKENIZER, seed=0)
+    sizes = replace(TINY, num_layers=2, num_heads=4, num_kv_heads=2, tied_embeddings=False, init_std=0.2)
+    return new_model(sizes, TOKENIZER, seed=0)
 
 
 def gradient(model: Any, packing: Packing, *, square: bool = True) -> Tensor:

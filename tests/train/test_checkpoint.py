@@ -14,7 +14,7 @@ from builders import TINY
 
 from lzero.config import Config, TrainConfig
 from lzero.errors import LzeroError, ModelError, StoreError
-from lzero.models import Architecture, build_tokenizer, load_model, load_tokenizer, new_model
+from lzero.models import Qwen3Sizes, build_tokenizer, load_model, load_tokenizer, new_model
 from lzero.train import checkpoint
 from lzero.train.checkpoint import (
     Progress,
@@ -241,7 +241,7 @@ def test_a_checkpoint_that_gets_its_score_later_is_whole_at_every_moment(
 
 def test_moments_of_another_model_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path, 1)
-    wider = new_model(Architecture(hidden_size=32, num_layers=1, num_heads=2, head_dim=8), TOKENIZER, seed=0)
+    wider = new_model(Qwen3Sizes(hidden_size=32, num_layers=1, num_heads=2, head_dim=8), TOKENIZER, seed=0)
     with pytest.raises(StoreError, match="has shape"):
         restore_optimizers(path, wider, [make_adamw(wider, lr=1e-2, weight_decay=0.0)])
 

@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(
-        tmp_path_factory.mktemp("models") / "tiny", TOKENIZER, shape=replace(TINY, num_layers=2, init_std=0.2)
+        tmp_path_factory.mktemp("models") / "tiny", TOKENIZER, sizes=replace(TINY, num_layers=2, init_std=0.2)
     )
 
 

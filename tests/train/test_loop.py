@@ -179,7 +179,7 @@ async def test_the_policy_learns_what_is_paid(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(400)  # the first adapter imports peft, which takes ten seconds of an idle core
 async def test_an_adapter_learns_what_is_paid_and_its_reference_stays(tmp_path: Path) -> None:
-    save_tiny(tmp_path / "model", shape=replace(TINY, init_std=0.5))  # an adapter needs features to work with
+    save_tiny(tmp_path / "model", sizes=replace(TINY, init_std=0.5))  # an adapter needs features to work with
     _, updates, _ = await run_bandit(config_of(tmp_path, "train.updates=16", "lora.rank=4"), tmp_path / "run")
     scores = [update.metrics["rollout/score"] for update in updates]
     assert scores[-1] > scores[0] + 0.3
@@ -253,7 +253,7 @@ async def test_a_checkpoint_of_another_model_is_refused_with_what_differs(tmp_pa
     config = config_of(tmp_path, "train.updates=1")
     outcome, _, _ = await run_bandit(config, tmp_path / "run")
     tokenizer = build_tokenizer()
-    save_tiny(tmp_path / "model", tokenizer, shape=replace(TINY, hidden_size=32))
+    save_tiny(tmp_path / "model", tokenizer, sizes=replace(TINY, hidden_size=32))
     shapes = r"model\.embed_tokens\.weight has shape \(259, 16\) in the checkpoint and \(259, 32\) in the model; .* and \d+ more"
     with pytest.raises(StoreError, match=f"belongs to another model than the one in .*: {shapes}"):
         Trainer.build(config, checkpoint=outcome.checkpoint)

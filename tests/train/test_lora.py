@@ -43,7 +43,7 @@ SAMPLES = [
     for number in range(3)
 ]
 LAYOUT = Layout(max_tokens=20)
-SHAPE = replace(TINY, num_layers=2)
+SIZES = replace(TINY, num_layers=2)
 
 
 def config_of(*settings: str) -> Config:
@@ -52,7 +52,7 @@ def config_of(*settings: str) -> Config:
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny(tmp_path_factory.mktemp("lora") / "base", shape=SHAPE)
+    return save_tiny(tmp_path_factory.mktemp("lora") / "base", sizes=SIZES)
 
 
 def double_model() -> Any:

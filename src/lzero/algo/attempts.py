@@ -6,8 +6,8 @@ from hashlib import blake2b
 import numpy as np
 import torch
 
-from lzero.algo.credit import Attempt, Tokens
-from lzero.algo.logprobs import kl_estimate
+from lzero.algo.credit import Attempt, TokenValues
+from lzero.algo.kl import kl_estimate
 from lzero.types import Episode, Group, Sample
 
 
@@ -33,7 +33,7 @@ def _states(episode: Episode) -> tuple[str, ...]:
     )
 
 
-def _values(episode: Episode, values: Mapping[tuple[str, int], Sequence[float]]) -> Tokens:
+def _values(episode: Episode, values: Mapping[tuple[str, int], Sequence[float]]) -> TokenValues:
     return tuple(tuple(values.get((episode.id, step), ())) for step in range(len(episode.steps)))
 
 

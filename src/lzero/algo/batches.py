@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from lzero.algo.credit import Tokens
+from lzero.algo.credit import TokenValues
 from lzero.algo.layout import Layout, Packing, Row, num_computed, paths, plan
 from lzero.types import Sample
 
@@ -113,7 +113,7 @@ def step_advantages(sample: Sample, advantages: Sequence[float]) -> tuple[float,
     return tuple(advantages[step] if step >= 0 else 0.0 for step in sample.step_index)
 
 
-def of_tokens(sample: Sample, numbers: Tokens) -> tuple[float, ...]:
+def of_tokens(sample: Sample, numbers: TokenValues) -> tuple[float, ...]:
     """Return for each token of a sample its number among those of its step; 0 for tokens that the policy did not sample."""
     of_steps = {step: iter(numbers[step]) for step in set(sample.step_index) if step >= 0}
     return tuple(next(of_steps[step]) if step >= 0 else 0.0 for step in sample.step_index)

@@ -31,7 +31,7 @@ GROUP_STD_FLOOR = 1e-4
 Advantages = list[tuple[float, ...]]
 """One tuple per attempt, in the order of the batch, with one advantage per step."""
 
-Tokens = tuple[tuple[float, ...], ...]
+TokenValues = tuple[tuple[float, ...], ...]
 """For each step of an episode, a number for each of its action tokens."""
 
 
@@ -44,7 +44,7 @@ class Attempt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=
     """One number per step."""
     states: tuple[str, ...]
     """One hash per step, of what the policy had just read (the task, a cell's output); equal hashes mean equal input."""
-    values: Tokens | None = None
+    values: TokenValues | None = None
     """The critic's values, each of the state before a token; None if the estimator does not need them."""
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from lzero.algo.credit import (
     Advantages,
     Attempt,
     Estimator,
-    Tokens,
+    TokenValues,
     credit,
     mean,
     returns_to_go,
@@ -37,9 +37,9 @@ class Credit:
 
     steps: tuple[float, ...]
     """One advantage per step; the mean over its tokens, if they differ."""
-    tokens: Tokens | None = None
+    tokens: TokenValues | None = None
     """For each step, an advantage for each of its tokens; None if all of them have that of the step."""
-    targets: Tokens | None = None
+    targets: TokenValues | None = None
     """For each step, the critic's target for each of its tokens; None without a critic."""
 
 

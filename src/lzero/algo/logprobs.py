@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens, and estimates of the divergence between two policies."""
+"""Log-probabilities of tokens."""
 
 import torch
 from torch import Tensor
@@ -48,21 +48,3 @@ def _logits(hidden: Tensor, head: torch.nn.Module, temperatures: Tensor) -> Tens
     logits: Tensor = head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits / temperatures.to(logits.dtype).unsqueeze(-1)
-
-
-def kl_estimate(policy: Tensor, reference: Tensor, kind: str) -> Tensor:
-    """Return an estimate of KL(π ‖ π_ref) for each token, in nats (Schulman, "Approximating KL divergence"); d = log π_ref − log π.
-
-    `policy`, `reference`: log-probabilities [N] of sampled tokens. In the loss only the gradient matters. Over samples of π:
-
-        kind                 value                                 gradient
-        k1   −d              unbiased                              0 on average: a penalty in the reward only
-        k2   d²/2            biased                                that of KL(π ‖ π_ref)
-        k3   exp(d) − 1 − d  unbiased and never negative (L0's)    that of KL(π_ref ‖ π)
-    """
-    difference = reference - policy
-    if kind == "k1":
-        return -difference
-    if kind == "k2":
-        return difference.square() / 2
-    return torch.expm1(difference) - difference

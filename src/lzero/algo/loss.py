@@ -16,7 +16,7 @@ from torch import Tensor
 from lzero.algo import losses
 from lzero.algo.algorithm import Algorithm, blamed, built_in, find
 from lzero.algo.batches import MicroBatch
-from lzero.algo.logprobs import kl_estimate
+from lzero.algo.kl import kl_estimate
 from lzero.algo.metrics import Metric, Metrics
 from lzero.config import AlgoConfig
 from lzero.errors import TrainError

@@ -141,8 +141,8 @@ def _prompts(saved: "SavedEpisode", model: Path | None) -> list[str]:
 def _decoder(recorded: str, given: Path | None) -> "Callable[[Sequence[int]], str]":
     """Return the decoder of a model's tokens: of the directory that is given, or of the recorded name if that is no directory.
 
-    The record may come from a stranger, so no directory is opened because it names one. Raises ConfigError in that case, and ModelError for
-    a tokenizer that cannot be used.
+    The record may come from a stranger, so a directory is not opened just because a record names it. Raises ConfigError in that case, and
+    ModelError for a tokenizer that cannot be used.
     """
     from lzero.config import NANO, make_config
     from lzero.engine.kinds import kind_of
@@ -152,7 +152,8 @@ def _decoder(recorded: str, given: Path | None) -> "Callable[[Sequence[int]], st
     policy = recorded.removeprefix(SCRIPTED)
     if policy == recorded != NANO and given is None:
         raise ConfigError(
-            f"the record's prompts are tokens of {recorded}, and no directory is opened because a record names it: add --model {recorded}"
+            f"the prompts are tokens of {recorded}. Records may come from strangers, so lzero does not open that directory by itself: "
+            f"add --model {recorded}"
         )
     engine = {"engine": {"kind": "scripted", "policy": policy}}
     path = {"model": {"path": str(given or recorded)}}

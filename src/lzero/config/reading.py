@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pydantic
 
+from lzero.bounded_toml import parse_toml
 from lzero.config.agent import AgentConfig
 from lzero.config.base import Section, wrong_value
 from lzero.config.engine import DEFAULT_ENGINE, EngineConfig
@@ -27,7 +28,6 @@ from lzero.config.training import (
 )
 from lzero.errors import ConfigError
 from lzero.paths import read_bounded
-from lzero.toml_values import parse_toml
 
 MAX_BYTES = 1 << 20
 """Largest configuration file."""

@@ -40,7 +40,7 @@ END_S = 60.0
 HEAD_S = 30.0
 """Seconds without an answer of the cluster's head after which the programs count as lost."""
 RECONNECT_S = 600
-"""Seconds for which Ray tries to reach the head again. Then it ends this process, whatever it does; it does so after 60 s by default."""
+"""Seconds for which Ray tries to reach the head again (its default: 60). Ray then kills this process."""
 _REACH_S = 5.0
 _PAUSE_S = 1.0
 

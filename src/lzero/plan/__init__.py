@@ -8,11 +8,12 @@ architecture.py  sizes of a model
 workload.py      sizes of episodes
 devices.py       rates of GPUs, by data sheets
 measure.py       rates of this machine, measured
-placement.py   how many devices learn, and how many sample
-memory.py      bytes of each part
-speed.py       seconds of sampling and learning
+placement.py     how many devices learn, and how many sample
+memory.py        bytes of each part
+speed.py         seconds of sampling and learning
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -159,7 +160,7 @@ def memory_lines(config: Config) -> list[str]:
         return []
     placement = configured(config)
     learner = trainer_memory(model, config, placement)
-    parts = [*learner, *(engine_memory(model, config, placement, device_bytes=0.0) if placement.shared else [])]
+    parts = [*learner, *(engine_memory(model, config, placement, device_bytes=math.inf) if placement.shared else [])]
     largest = ", ".join(
         f"{part.name} {gigabytes(part.size)}" for part in sorted(parts, key=lambda part: -part.size)[:3]
     )
@@ -188,7 +189,10 @@ def _problems(
     base = 0.0 if device.shares_cores else DEVICE_BASE
     over = total(trainer) + base - device.memory
     if over > 0:
-        fixes = "; ".join(advice(model, config, placement, over=over)) or "use devices with more memory"
+        fixes = (
+            "; ".join(advice(model, config, placement, over=over, device_bytes=device.memory))
+            or "use devices with more memory"
+        )
         found.append(
             f"learning needs {gigabytes(total(trainer) + base)} of each device, which has {gigabytes(device.memory)}: {fixes}"
         )

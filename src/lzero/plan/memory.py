@@ -1,9 +1,11 @@
 """Memory that a run needs, part by part, computed from its sizes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lzero.config import Config
+from lzero.engine.local import CACHE_SHARE
 from lzero.plan.architecture import Architecture
 from lzero.plan.devices import VALUE_BYTES
 from lzero.plan.placement import Placement
@@ -26,6 +28,8 @@ REPL_WORK_MB = 60.0
 """Assumed memory of what an agent's code keeps in a REPL."""
 EPISODE_MB = 0.08
 """Memory of an episode in the controller, with its record (docs/benchmarks.md)."""
+LOADED_FIRST = ("weights", "float32 copies", "adapters", "reference", "critic")
+"""Parts of the learner that are in memory when the local engine opens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,20 +111,34 @@ def activations(model: Architecture, config: Config, tokens: int) -> Part:
 
 
 def engine_memory(model: Architecture, config: Config, placement: Placement, *, device_bytes: float) -> list[Part]:
-    """Return the memory of one engine on each of its devices. A server takes all that its device has for keys and values."""
+    """Return the memory of one engine on each of its devices. A server takes all that its device has for keys and values.
+
+    `device_bytes`: memory of the device; math.inf if it is unknown, which bounds nothing.
+    """
     value, width = VALUE_BYTES[config.model.dtype], placement.devices_per_replica
     weights = model.parameters * value / width
     each = f" / {width} devices" if width > 1 else ""
     parts = [_part("sampler's weights", weights, f"{_millions(model.parameters)} × {value} bytes{each}")]
-    per_episode = config.agent.max_tokens * model.kv_bytes(value)
     if placement.shared:
-        size = float(config.rollout.concurrency * per_episode)
-        why = f"rollout.concurrency = {config.rollout.concurrency:,} × {config.agent.max_tokens:,} tokens"
+        wanted, slots = config.rollout.concurrency, local_slots(model, config, placement, device_bytes=device_bytes)
+        size = float(slots * _episode_bytes(model, config))
+        limit = f"{slots:,}, half of the free memory, of " if slots < wanted else ""
+        why = f"{limit}rollout.concurrency = {wanted:,} × {config.agent.max_tokens:,} tokens"
     else:
         size = max(0.0, KV_SHARE * device_bytes - weights - DEVICE_BASE)
         why = f"{KV_SHARE:.0%} of the device less weights"
     parts.append(_part("keys and values", size, f"{why}, {model.kv_bytes(value) / 1024:,.0f} KiB a token"))
     return parts
+
+
+def local_slots(model: Architecture, config: Config, placement: Placement, *, device_bytes: float) -> int:
+    """Return how many episodes the local engine runs at once: at most those whose keys and values fit into half of the free memory."""
+    if math.isinf(device_bytes):
+        return config.rollout.concurrency
+    loaded = [part for part in trainer_memory(model, config, placement) if part.name in LOADED_FIRST]
+    own = model.parameters * VALUE_BYTES[config.model.dtype]
+    free = device_bytes - DEVICE_BASE - total(loaded) - own
+    return max(1, min(config.rollout.concurrency, int(CACHE_SHARE * free / _episode_bytes(model, config))))
 
 
 def host_memory(*, open_repls: int) -> list[Part]:
@@ -136,8 +154,13 @@ def total(parts: Sequence[Part]) -> float:
     return sum(part.size for part in parts)
 
 
-def advice(model: Architecture, config: Config, placement: Placement, *, over: float) -> Iterator[str]:
-    """Yield settings that would save memory of the trainer, with the bytes that each saves. `over`: bytes that are missing."""
+def advice(
+    model: Architecture, config: Config, placement: Placement, *, over: float, device_bytes: float
+) -> Iterator[str]:
+    """Yield settings that would save memory of the trainer, with the bytes that each saves.
+
+    `over`: bytes that are missing; `device_bytes`: memory of the device.
+    """
     train = config.train
     tokens = computed_tokens(config)
     own = activations(model, config, tokens).size
@@ -148,10 +171,10 @@ def advice(model: Architecture, config: Config, placement: Placement, *, over: f
     if train.micro_batch_tokens > config.agent.max_tokens:
         saved = own - activations(model, config, config.agent.max_tokens // train.sequence_ranks).size
         yield f"train.micro_batch_tokens = {config.agent.max_tokens} saves {gigabytes(saved)}"
-    if placement.shared and config.rollout.concurrency > 1:
-        per_episode = config.agent.max_tokens * model.kv_bytes(VALUE_BYTES[config.model.dtype])
-        fitting = max(1, config.rollout.concurrency - int(-(-over // per_episode)))
-        yield f"rollout.concurrency = {fitting} saves {gigabytes((config.rollout.concurrency - fitting) * per_episode)}"
+    if placement.shared and (slots := local_slots(model, config, placement, device_bytes=device_bytes)) > 1:
+        per_episode = _episode_bytes(model, config)
+        fitting = max(1, slots - int(-(-over // per_episode)))
+        yield f"rollout.concurrency = {fitting} saves {gigabytes((slots - fitting) * per_episode)}"
     if not placement.shared:
         sharded = total(trainer_memory(model, config, placement)[:-2]) / 2
         yield f"train.ranks = {2 * placement.ranks} saves {gigabytes(sharded)} on each"
@@ -159,6 +182,11 @@ def advice(model: Architecture, config: Config, placement: Placement, *, over: f
 
 def gigabytes(size: float) -> str:
     return f"{size / 1e9:,.2f} GB" if size < 1e10 else f"{size / 1e9:,.1f} GB"
+
+
+def _episode_bytes(model: Architecture, config: Config) -> int:
+    """Return the bytes of the keys and values that the local engine sets aside for an episode."""
+    return config.agent.max_tokens * model.kv_bytes(VALUE_BYTES[config.model.dtype])
 
 
 def _part(name: str, size: float, why: str) -> Part:

@@ -28,8 +28,8 @@ Numbers = Literal["value", "text"]
 CACHED_CHARS = 200
 """The longest answer whose form is kept for the next score of the same answer, or of another one to the same task."""
 CACHED_FORMS = 32_768
-"""Forms that are kept: those of a set's gold answers and of the answers to it, which return with each sample and scorer. About 100 MB if
-each is of CACHED_CHARS characters."""
+"""Number of forms in the cache: gold answers and predictions recur with each sample and scorer. About 100 MB if each has CACHED_CHARS
+characters."""
 LONG_FORMS = 4
 """Forms of longer answers that are kept, because several scores of one answer follow one another."""
 _COMPARISONS = frozenset({"<", ">", "<=", ">=", "!="})

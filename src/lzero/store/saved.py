@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from lzero import __version__
 from lzero.errors import StoreError
-from lzero.json_values import has_too_many
+from lzero.json_bounds import has_too_many
 from lzero.paths import read_bounded
 from lzero.protocols import ToolStub
 from lzero.store.writing import as_store_error, write_whole

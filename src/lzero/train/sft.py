@@ -24,7 +24,7 @@ from lzero.algo.loss import likelihood
 from lzero.config import Config, SftConfig
 from lzero.errors import ConfigError
 from lzero.models import (
-    Architecture,
+    Qwen3Sizes,
     load_model,
     load_tokenizer,
     new_model,
@@ -167,7 +167,7 @@ def starting_model(config: Config) -> "tuple[PreTrainedModel, PreTrainedTokenize
         path = resolve(config.model.path)
         return load_model(path, dtype=dtype, device=device), load_tokenizer(path)
     tokenizer = fresh_tokenizer([Path(run_dir) for run_dir in config.sft.episodes])
-    model = new_model(Architecture(), tokenizer, seed=derive_seed(config.run.seed, "model"))
+    model = new_model(Qwen3Sizes(), tokenizer, seed=derive_seed(config.run.seed, "model"))
     return model.to(device=select_device(device), dtype=getattr(torch, dtype)), tokenizer
 
 

@@ -12,7 +12,7 @@
 from collections.abc import Sequence
 from itertools import chain, islice
 
-from lzero.algo.credit import Attempt, Tokens, mean
+from lzero.algo.credit import Attempt, TokenValues, mean
 from lzero.algo.gae import Credit, ValueEstimator, gae, sums
 from lzero.config.base import Fraction
 
@@ -46,7 +46,7 @@ class BilevelGAE(ValueEstimator):
             for tokens in [_cut(numbers, before)]
         ]
 
-    def _of_tokens(self, attempt: Attempt) -> Tokens:
+    def _of_tokens(self, attempt: Attempt) -> TokenValues:
         """Return the advantage of each token of each step."""
         values = attempt.values or ()
         last = tuple(own[-1] if own else 0.0 for own in values)
@@ -59,7 +59,7 @@ class BilevelGAE(ValueEstimator):
         )
 
 
-def _cut(numbers: Sequence[float], like: Tokens) -> Tokens:
+def _cut(numbers: Sequence[float], like: TokenValues) -> TokenValues:
     """Return the numbers in parts of the lengths of `like`."""
     rest = iter(numbers)
     return tuple(tuple(islice(rest, len(own))) for own in like)

@@ -13,6 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.cache_utils import Cache, DynamicCache
 
+from lzero.engine.local import CACHE_SHARE
 from lzero.engine.local.arrays import Ints
 from lzero.errors import EngineError, ModelError
 from lzero.model_reach import shortest_reach
@@ -21,8 +22,6 @@ from lzero.threads import computing_alone
 ALIGNED_POSITIONS = 16
 """The number of positions of a slot is a multiple of this. Then every row of keys, values and attention weights (in float32) begins at a
 multiple of 64 bytes. Matrix kernels may round differently with the alignment of their input."""
-SHARE = 0.5
-"""Largest share of the free memory for keys and values; passes and training need the rest."""
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers ships no types
@@ -173,10 +172,10 @@ def _cache_shapes(model: Any) -> list[tuple[torch.Size, torch.Size]]:
 
 
 def fitting_slots(model: Any, *, num_slots: int, max_tokens: int) -> int:
-    """Return `num_slots`, or the smaller number whose keys and values fit into SHARE of the free memory. Raises ModelError."""
+    """Return `num_slots`, or the smaller number whose keys and values fit into CACHE_SHARE of the free memory. Raises ModelError."""
     with torch.inference_mode(), computing_alone():
         per_slot = _token_bytes(model, _cache_shapes(model)) * (max_tokens + 1)
-    return min(num_slots, max(1, int(_free_bytes(model.device) * SHARE / per_slot)))
+    return min(num_slots, max(1, int(_free_bytes(model.device) * CACHE_SHARE / per_slot)))
 
 
 def _token_bytes(model: Any, shapes: list[tuple[torch.Size, torch.Size]]) -> int:

@@ -1,4 +1,4 @@
-"""Bound the length of the lines that an MCP server writes. `lzero.json_values` counts the values of a message before it is decoded.
+"""Bound the length of the lines that an MCP server writes. `lzero.json_bounds` counts the values of a message before it is decoded.
 
 An unreadable answer fails only its own call, because the call's number is at the beginning or at the end of the line.
 """

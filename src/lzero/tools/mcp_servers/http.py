@@ -14,7 +14,7 @@ import httpx2
 import msgspec
 from mcp.client.streamable_http import streamable_http_client
 
-from lzero.json_values import ValueCounter
+from lzero.json_bounds import ValueCounter
 from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES
 from lzero.tools.mcp_servers.errors import BROKEN_OFF, TOO_LARGE
 from lzero.tools.shapes import one_line

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from lzero.bounded_toml import parse_toml
 from lzero.errors import ConfigError
 from lzero.paths import read_bounded
-from lzero.toml_values import parse_toml
 
 Lookup = Callable[[str], str | None]
 """Returns the value of a variable; None if there is none: `os.environ.get`."""

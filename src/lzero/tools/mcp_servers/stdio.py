@@ -16,7 +16,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
-from lzero.json_values import has_too_many
+from lzero.json_bounds import has_too_many
 from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES, Line, lines
 from lzero.tools.mcp_servers.errors import MALFORMED, TOO_LARGE, TOO_MANY, failed_answer
 from lzero.tools.program import close_pipes, signal_group

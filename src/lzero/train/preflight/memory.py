@@ -23,7 +23,7 @@ from lzero.train.trainer import Trainer
 from lzero.types import Sample
 
 OUT_OF_MEMORY = ("allocate", "OutOfMemoryError", "MemoryError")
-"""Words in messages of errors that mean that memory has ended, on this rank or another."""
+"""Words of error messages that mean that memory ran out, on this rank or another."""
 
 
 def is_wanted(config: Config, device: str) -> bool:
@@ -52,7 +52,7 @@ def check_memory(trainer: Trainer) -> str:
             raise
         where = f"{device}, of which {gigabytes(free)} were free beside weights and engine"
         where = f"the memory of every rank ({error})" if isinstance(error, RankError) else where
-        raise ConfigError(_too_much(trainer.config, samples, where)) from error
+        raise ConfigError(_too_much(trainer.config, samples, where, device)) from error
     tokens = sum(len(sample.token_ids) for sample in samples)
     predicted = f"; {gigabytes(total(parts))} predicted for the learner alone" if parts else ""
     return f"memory test: an update on {tokens:,} tokens peaks at {_peak(device, moments)} on {device}{predicted}"
@@ -77,7 +77,7 @@ def _make_passes(trainer: Trainer, samples: list[Sample]) -> None:
     alone = replace(
         trainer,
         config=trainer.config.model_copy(update={"train": once}),
-        critic=None,  # a skipped step does not reach it
+        critic=None,  # it learns after the policy's gradient is found finite, so never here; its own pass is made below
         skips=SkipCount(),
     )
     scores = trainer.score(samples)
@@ -121,18 +121,27 @@ def _predicted(config: Config) -> list[Part]:
         return []
 
 
-def _too_much(config: Config, samples: list[Sample], where: str) -> str:
+def _too_much(config: Config, samples: list[Sample], where: str, device: torch.device) -> str:
     length = len(samples[0].token_ids)
     text = f"memory test: an update on {len(samples)} × {length:,} tokens does not fit into {where}"
     parts = _predicted(config)
-    fixes = (
-        list(advice(architecture_of(config.model.path), config, configured(config), over=total(parts))) if parts else []
-    )
+    fixes: list[str] = []
+    if parts:
+        model, placement = architecture_of(config.model.path), configured(config)
+        fixes = list(advice(model, config, placement, over=total(parts), device_bytes=_whole(device)))
     return f"{text}. {'; '.join(fixes) or 'Lower agent.max_tokens, or train on more ranks'}"
 
 
 def _free(device: torch.device) -> float:
     return float(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available)
+
+
+def _whole(device: torch.device) -> float:
+    return float(
+        torch.cuda.get_device_properties(device).total_memory
+        if device.type == "cuda"
+        else psutil.virtual_memory().total
+    )
 
 
 def _reset_peak(device: torch.device) -> None:
@@ -143,7 +152,6 @@ def _reset_peak(device: torch.device) -> None:
 def _peak(device: torch.device, moments: float) -> str:
     """Return the peak as text. On a CPU it is the process's own; memory that is held but never written does not count there."""
     if device.type == "cuda":
-        whole = torch.cuda.get_device_properties(device).total_memory
-        return f"{gigabytes(torch.cuda.max_memory_allocated(device))} of {gigabytes(whole)}"
+        return f"{gigabytes(torch.cuda.max_memory_allocated(device))} of {gigabytes(_whole(device))}"
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + moments
-    return f"{gigabytes(peak)} of {gigabytes(psutil.virtual_memory().total)}"
+    return f"{gigabytes(peak)} of {gigabytes(_whole(device))}"

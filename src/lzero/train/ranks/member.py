@@ -1,4 +1,4 @@
-"""One rank of a run: its part of the models and the optimizer."""
+"""Build a member: one rank of a run, with its part of the models and the optimizer."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One rank of the run, with its part of the models and the optimizer."""
+    """A trainer of this rank's part, and the group of all ranks, through which it exchanges tensors."""
 
     group: Group
     trainer: Trainer

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lzero.json_values import ValueCounter, has_too_many
+from lzero.json_bounds import ValueCounter, has_too_many
 
 MOST = 3_000
 
