@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lzero import Config, Estimator, Loss
 from lzero.algo.batches import MicroBatch
-from lzero.algo.credit import Advantages, Attempt, per_group
+from lzero.algo.credit import Advantages, Trajectory, per_group
 from lzero.algo.metrics import Metric, Metrics
 
 
@@ -18,8 +18,8 @@ class Best(Estimator):
     scale: float = Field(1.0, gt=0.0)
     """Factor of the distance."""
 
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        return per_group(attempts, lambda rewards: [self.scale * (reward - max(rewards)) for reward in rewards])
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
+        return per_group(trajectories, lambda rewards: [self.scale * (reward - max(rewards)) for reward in rewards])
 
     def complaints(self, config: Config) -> Iterator[str]:
         yield from super().complaints(config)

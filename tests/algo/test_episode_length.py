@@ -16,7 +16,7 @@ import pytest
 from builders import make_sample
 
 from lzero.algo.batches import weigh
-from lzero.algo.credit import Advantages, Attempt, Estimator, TokenValues, built_in_estimators, credit, mean, returns
+from lzero.algo.credit import Advantages, Estimator, TokenValues, Trajectory, built_in_estimators, credit, mean, returns
 from lzero.algo.estimators.bilevel_gae import BilevelGAE
 from lzero.algo.estimators.gae import GAE
 from lzero.algo.estimators.rloo import RLOO
@@ -80,8 +80,8 @@ def expected_gradient(
     """Return the mean over batches of `Σ weight · advantage · ∇ log π(step)`; by default the gradient is summed over steps."""
     total = [0.0, 0.0]
     for chance, lengths in batches(size):
-        attempts = [attempt(length, ends, values) for length in lengths]
-        credited = [own.steps for own in credit_with_values(estimator, attempts)]
+        trajectories = [trajectory(length, ends, values) for length in lengths]
+        credited = [own.steps for own in credit_with_values(estimator, trajectories)]
         for length, weight, advantages in zip(lengths, weights(lengths), credited, strict=True):
             for advantage, score in zip(advantages, score_of(length), strict=True):
                 for place in range(2):
@@ -89,9 +89,9 @@ def expected_gradient(
     return total[0], total[1]
 
 
-def attempt(length: int, ends: Ends, values: Sequence[float]) -> Attempt:
+def trajectory(length: int, ends: Ends, values: Sequence[float]) -> Trajectory:
     own: TokenValues | None = tuple((value,) for value in values[:length]) if values else None
-    return Attempt(group="a", rewards=rewards_of(length, ends), states=tuple("abc"[:length]), values=own)
+    return Trajectory(group="a", rewards=rewards_of(length, ends), states=tuple("abc"[:length]), values=own)
 
 
 def angle(one: Gradient, other: Gradient) -> float:
@@ -178,8 +178,8 @@ def test_a_long_reply_costs_bilevel_gae_what_its_discount_over_tokens_is() -> No
         before = 0.5 * (1.0 + token_gamma**3)
         lengths = ((before,), (before, token_gamma**2, token_gamma, 1.0))
         made = BilevelGAE(gamma=1.0, token_gamma=token_gamma, standardise=False)
-        attempts = [Attempt(group="a", rewards=(1.0,), states=("a",), values=(own,)) for own in lengths]
-        short, long = (own.tokens for own in credit_with_values(made, attempts))
+        trajectories = [Trajectory(group="a", rewards=(1.0,), states=("a",), values=(own,)) for own in lengths]
+        short, long = (own.tokens for own in credit_with_values(made, trajectories))
         assert short is not None
         assert long is not None
         return long[0][0] - short[0][0]
@@ -211,13 +211,15 @@ def test_an_average_over_an_episodes_own_tokens_prefers_short_ones_and_others_do
 class CentredPerTurn(Estimator):
     """The fault: the mean reward of a step with this number is subtracted before rewards are summed up."""
 
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        longest = max(len(each.rewards) for each in attempts)
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
+        longest = max(len(each.rewards) for each in trajectories)
         means = [
-            mean([each.rewards[number] for each in attempts if number < len(each.rewards)]) for number in range(longest)
+            mean([each.rewards[number] for each in trajectories if number < len(each.rewards)])
+            for number in range(longest)
         ]
         centred = [
-            each.paid(tuple(reward - means[number] for number, reward in enumerate(each.rewards))) for each in attempts
+            each.paid(tuple(reward - means[number] for number, reward in enumerate(each.rewards)))
+            for each in trajectories
         ]
         return returns(centred, 1.0)
 
@@ -227,4 +229,6 @@ def test_the_comparison_finds_a_mean_that_is_subtracted_from_every_step() -> Non
     assert min(true_gradient(NOTHING)) > 0.01
     assert expected_gradient(CentredPerTurn(), NOTHING, 4) == pytest.approx((0.0, 0.0), abs=1e-12)
     assert angle(expected_gradient(CentredPerTurn(), TWO_ARE_BEST, 16), true_gradient(TWO_ARE_BEST)) > 10
-    assert credit(CentredPerTurn(), [attempt(1, NOTHING, ()), attempt(3, NOTHING, ())])[1] == pytest.approx((0.0,) * 3)
+    assert credit(CentredPerTurn(), [trajectory(1, NOTHING, ()), trajectory(3, NOTHING, ())])[1] == pytest.approx(
+        (0.0,) * 3
+    )

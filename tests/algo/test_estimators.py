@@ -8,8 +8,8 @@ import pytest
 
 from lzero.algo.credit import (
     Advantages,
-    Attempt,
     Estimator,
+    Trajectory,
     built_in_estimators,
     credit,
     make_estimator,
@@ -30,14 +30,14 @@ CRITICLESS = {name: estimator for name, estimator in BUILT_IN.items() if not est
 """The others are in test_gae.py."""
 
 
-def reinforce_plus_plus(attempts: Sequence[Attempt], *, gamma: float) -> Advantages:
-    return credit(ReinforcePP(gamma=gamma), attempts)
+def reinforce_plus_plus(trajectories: Sequence[Trajectory], *, gamma: float) -> Advantages:
+    return credit(ReinforcePP(gamma=gamma), trajectories)
 
 
-def paid(*rewards: tuple[float, ...], groups: str = "") -> list[Attempt]:
-    """Return attempts at tasks that letters name (all at one task, if none are named)."""
+def paid(*rewards: tuple[float, ...], groups: str = "") -> list[Trajectory]:
+    """Return trajectories at tasks that letters name (all at one task, if none are named)."""
     return [
-        Attempt(group=group, rewards=own, states=tuple(map(str, range(len(own)))))
+        Trajectory(group=group, rewards=own, states=tuple(map(str, range(len(own)))))
         for own, group in zip(rewards, groups or "a" * len(rewards), strict=True)
     ]
 
@@ -94,7 +94,7 @@ def test_a_reward_that_is_no_number_is_refused(bad: float) -> None:
 
 def test_shuffling_moves_whole_outcomes_to_last_steps() -> None:
     rewards = [(0.1, 0.9), (0.0, 0.0, 0.25), (), (0.5,)]
-    shuffled = [attempt.rewards for attempt in shuffle_rewards(paid(*rewards), seed=3)]
+    shuffled = [trajectory.rewards for trajectory in shuffle_rewards(paid(*rewards), seed=3)]
     assert [len(episode) for episode in shuffled] == [2, 3, 0, 1]
     assert all(reward == 0.0 for episode in shuffled for reward in episode[:-1])
     assert sorted(episode[-1] for episode in shuffled if episode) == [0.25, 0.5, 1.0]
@@ -103,7 +103,7 @@ def test_shuffling_moves_whole_outcomes_to_last_steps() -> None:
 def test_shuffling_follows_its_seed_and_leaves_no_relation() -> None:
     rewards = [(float(index),) for index in range(1000)]
     first, again, other = (
-        [attempt.rewards for attempt in shuffle_rewards(paid(*rewards), seed=seed)] for seed in (1, 1, 2)
+        [trajectory.rewards for trajectory in shuffle_rewards(paid(*rewards), seed=seed)] for seed in (1, 1, 2)
     )
     assert first == again
     assert first != other
@@ -143,21 +143,21 @@ def test_reinforce_plus_plus_with_baseline_takes_off_the_groups_mean_first() -> 
 
 
 def test_for_episodes_of_one_step_the_baseline_is_the_mean_reward_of_the_group() -> None:
-    attempts = paid((1.0,), (0.0,), (0.5,), (3.0,), groups="aabb")
+    trajectories = paid((1.0,), (0.0,), (0.5,), (3.0,), groups="aabb")
     centred = [0.5, -0.5, -1.25, 1.25]
     std = math.sqrt(sum(value**2 for value in centred) / 3)
     expected = [(value / (std + 1e-8),) for value in centred]
-    assert credit(ReinforcePPBaseline(gamma=0.95), attempts) == near(expected)
+    assert credit(ReinforcePPBaseline(gamma=0.95), trajectories) == near(expected)
 
 
 def test_gigpo_adds_how_a_step_did_among_steps_from_one_state() -> None:
     # All three begin at s. Two meet u, one of them twice; nobody else meets v. With γ = 0.5 the returns are
     # first (s u): .5 1 · second (s v): .25 .5 · third (s u u): 0 0 0.
-    attempts = [
-        Attempt(group="a", rewards=(0.0, 1.0), states=("s", "u")),
-        Attempt(group="a", rewards=(0.0, 0.5), states=("s", "v")),
-        Attempt(group="a", rewards=(0.0, 0.0, 0.0), states=("s", "u", "u")),
-        Attempt(group="b", rewards=(7.0,), states=("s",)),  # the same words at another task are another state
+    trajectories = [
+        Trajectory(group="a", rewards=(0.0, 1.0), states=("s", "u")),
+        Trajectory(group="a", rewards=(0.0, 0.5), states=("s", "v")),
+        Trajectory(group="a", rewards=(0.0, 0.0, 0.0), states=("s", "u", "u")),
+        Trajectory(group="b", rewards=(7.0,), states=("s",)),  # the same words at another task are another state
     ]
     whole = [0.5 / 0.5001, 0.0, -0.5 / 0.5001, 0.0]
     at_s = [0.25 / 0.2501, 0.0, -0.25 / 0.2501]  # mean .25, std .25
@@ -169,16 +169,16 @@ def test_gigpo_adds_how_a_step_did_among_steps_from_one_state() -> None:
         (whole[2] + 2 * at_s[2], whole[2] + 2 * at_u[1], whole[2] + 2 * at_u[1]),
         (0.0,),
     ]
-    assert credit(GiGPO(gamma=0.5, step_weight=2.0), attempts) == near(expected)
+    assert credit(GiGPO(gamma=0.5, step_weight=2.0), trajectories) == near(expected)
 
 
 @pytest.mark.parametrize("estimator", CRITICLESS.values(), ids=CRITICLESS)
 def test_every_estimator_gives_each_step_a_number(estimator: type[Estimator]) -> None:
-    attempts = [*paid((0.0, 1.0), (0.5,), ()), *paid((1.0,), groups="z")]
-    advantages = credit(estimator(), attempts)
+    trajectories = [*paid((0.0, 1.0), (0.5,), ()), *paid((1.0,), groups="z")]
+    advantages = credit(estimator(), trajectories)
     assert [len(own) for own in advantages] == [2, 1, 0, 1]
     assert all(math.isfinite(value) for own in advantages for value in own)
-    assert credit(estimator(), attempts[::-1]) == advantages[::-1]
+    assert credit(estimator(), trajectories[::-1]) == advantages[::-1]
     with pytest.raises(ValueError, match="not finite"):
         credit(estimator(), paid((0.0, math.nan), (1.0,)))
 
@@ -202,12 +202,13 @@ class Best(Estimator):
 
     scale: float = 1.0
 
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        best = {attempt.group: 0.0 for attempt in attempts}
-        for attempt in attempts:
-            best[attempt.group] = max(best[attempt.group], sum(attempt.rewards))
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
+        best = {trajectory.group: 0.0 for trajectory in trajectories}
+        for trajectory in trajectories:
+            best[trajectory.group] = max(best[trajectory.group], sum(trajectory.rewards))
         return [
-            (self.scale * (sum(attempt.rewards) - best[attempt.group]),) * len(attempt.rewards) for attempt in attempts
+            (self.scale * (sum(trajectory.rewards) - best[trajectory.group]),) * len(trajectory.rewards)
+            for trajectory in trajectories
         ]
 
 
@@ -216,12 +217,12 @@ class WithoutAFormula(Estimator):
 
 
 class OneNumberAnEpisode(Estimator):
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        return [(0.0,) for _ in attempts]
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
+        return [(0.0,) for _ in trajectories]
 
 
 class Nothing(Estimator):
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
         return None  # type: ignore[return-value]
 
 
@@ -263,18 +264,18 @@ def test_what_is_not_an_advantage_for_each_step_is_an_error_that_says_what_is(es
 
 
 class DividesByZero(Estimator):
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
         return [(1 / 0,)]
 
 
 class Texts(Estimator):
-    def advantages(self, attempts: Sequence[Attempt]) -> Any:
-        return [("a",) * len(attempt.rewards) for attempt in attempts]
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Any:
+        return [("a",) * len(trajectory.rewards) for trajectory in trajectories]
 
 
 class NotANumber(Estimator):
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        return [(math.nan,) * len(attempt.rewards) for attempt in attempts]
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
+        return [(math.nan,) * len(trajectory.rewards) for trajectory in trajectories]
 
 
 @pytest.mark.parametrize(

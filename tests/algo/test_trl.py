@@ -14,13 +14,13 @@ import torch
 from builders import TINY, save_tiny
 from torch import Tensor
 
-from lzero.algo.attempts import penalties
 from lzero.algo.batches import Average, Scored, collate, step_advantages
-from lzero.algo.credit import Attempt, credit, make_estimator
+from lzero.algo.credit import Trajectory, credit, make_estimator
 from lzero.algo.layout import Layout
 from lzero.algo.logprobs import token_logprobs
 from lzero.algo.loss import LossInputs, make_loss_fn
 from lzero.algo.metrics import combined
+from lzero.algo.trajectories import penalties
 from lzero.config import AlgoConfig
 from lzero.data.world import vocabulary
 from lzero.models import build_tokenizer
@@ -99,11 +99,11 @@ def rollout(trainer: Any) -> dict[str, Tensor]:
 
 def credited(estimator: str, rewards: Sequence[float] = REWARDS) -> list[float]:
     """Return lzero's result for the same batch, with each reward as that of an episode of two steps."""
-    attempts = [
-        Attempt(group=str(place // GROUP_SIZE), rewards=(0.25 * reward, 0.75 * reward), states=("", ""))
+    trajectories = [
+        Trajectory(group=str(place // GROUP_SIZE), rewards=(0.25 * reward, 0.75 * reward), states=("", ""))
         for place, reward in enumerate(rewards)
     ]
-    advantages = credit(make_estimator(AlgoConfig(estimator=estimator)), attempts)
+    advantages = credit(make_estimator(AlgoConfig(estimator=estimator)), trajectories)
     assert all(first == second for first, second in advantages)
     return [first for first, _ in advantages]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import algorithm_tables
 import pytest
 
-from lzero.algo.credit import Attempt, credit, make_estimator
+from lzero.algo.credit import Trajectory, credit, make_estimator
 from lzero.config import AlgoConfig, make_config
 
 ROOT = Path(__file__).parents[2]
@@ -51,8 +51,8 @@ def test_the_estimator_of_the_training_page_works(tmp_path: Path, monkeypatch: p
     (tmp_path / "my_credit.py").write_text(block[1], encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     algo = AlgoConfig(estimator="my_credit:Best", estimator_options={"scale": 2.0})
-    attempts = [Attempt(group="a", rewards=(reward, 0.0), states=("", "")) for reward in (1.0, 0.25)]
-    assert credit(make_estimator(algo), attempts) == [(0.0, 0.0), (-1.5, -1.5)]
+    trajectories = [Trajectory(group="a", rewards=(reward, 0.0), states=("", "")) for reward in (1.0, 0.25)]
+    assert credit(make_estimator(algo), trajectories) == [(0.0, 0.0), (-1.5, -1.5)]
     (complaint,) = make_estimator(algo).complaints(make_config({"rollout": {"episodes_per_task": 2}}))
     assert complaint == "rollout.episodes_per_task = 2: Best needs at least 4"
 

@@ -62,7 +62,7 @@ ROWS = {
 MAY_IMPORT_TORCH = (
     "models.py",
     "threads.py",
-    "algo/attempts.py",
+    "algo/trajectories.py",
     "algo/batches.py",
     "algo/kl.py",
     "algo/lag.py",

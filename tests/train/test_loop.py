@@ -15,7 +15,7 @@ from builders import TINY, make_episode, make_run, make_step, save_tiny
 from torch import Tensor
 from whole_runs import is_of_the_machine
 
-from lzero.algo.credit import Advantages, Attempt, Estimator
+from lzero.algo.credit import Advantages, Estimator, Trajectory
 from lzero.config import Config, load_config
 from lzero.engine.local.engine import LocalEngine
 from lzero.errors import CreditError, StoreError, TrainError
@@ -359,9 +359,9 @@ class FailsInThirdUpdate(Estimator):
 
     calls: ClassVar[int] = 0
 
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
         FailsInThirdUpdate.calls += 1
-        return [(1.0 / (3 - FailsInThirdUpdate.calls),) * len(attempt.rewards) for attempt in attempts]
+        return [(1.0 / (3 - FailsInThirdUpdate.calls),) * len(trajectory.rewards) for trajectory in trajectories]
 
 
 async def test_a_run_whose_estimator_fails_ends_with_a_checkpoint_of_what_was_reached(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Map the rewards of a batch to an advantage for every step. Pure Python, because a batch has only a few thousand steps.
 
-An `Estimator` maps `Attempt`s (an episode's rewards, its group, and what the policy read before each step) to advantages. Each built-in
-estimator is one file of `lzero.algo.estimators`. Sums are exact (`math.fsum`), so the order of the attempts changes nothing.
+An `Estimator` maps each `Trajectory` (an episode's rewards, its group, and what the policy read before each step) to advantages. Each
+built-in estimator is one file of `lzero.algo.estimators`. Sums are exact (`math.fsum`), so the order of the trajectories changes nothing.
 """
 
 import math
@@ -29,17 +29,17 @@ GROUP_STD_FLOOR = 1e-4
 """TRL adds it to the standard deviation within a group. Rewards are of order 1, so smaller differences are no signal."""
 
 Advantages = list[tuple[float, ...]]
-"""One tuple per attempt, in the order of the batch, with one advantage per step."""
+"""One tuple per trajectory, in the order of the batch, with one advantage per step."""
 
 TokenValues = tuple[tuple[float, ...], ...]
 """For each step of an episode, a number for each of its action tokens."""
 
 
-class Attempt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """An episode as the input of an estimator: `Attempt(group="world/7", rewards=(0.1, 0.9), states=("a9…", "04…"))`."""
+class Trajectory(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """An episode as the input of an estimator: `Trajectory(group="world/7", rewards=(0.1, 0.9), states=("a9…", "04…"))`."""
 
     group: str
-    """Attempts of one group are at the same task."""
+    """Trajectories of one group are at the same task."""
     rewards: tuple[float, ...]
     """One number per step."""
     states: tuple[str, ...]
@@ -50,12 +50,12 @@ class Attempt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=
     def __post_init__(self) -> None:
         if not len(self.states) == len(self.rewards) == len(self.rewards if self.values is None else self.values):
             raise ValueError(
-                f"Attempt at {self.group}: {len(self.rewards)} rewards, {len(self.states)} states, values {self.values!r:.100}"
+                f"Trajectory of {self.group}: {len(self.rewards)} rewards, {len(self.states)} states, values {self.values!r:.100}"
             )
 
-    def paid(self, rewards: tuple[float, ...]) -> "Attempt":
+    def paid(self, rewards: tuple[float, ...]) -> "Trajectory":
         """Return a copy with other rewards."""
-        return Attempt(group=self.group, rewards=rewards, states=self.states, values=self.values)
+        return Trajectory(group=self.group, rewards=rewards, states=self.states, values=self.values)
 
 
 class Estimator(Algorithm):
@@ -72,8 +72,8 @@ class Estimator(Algorithm):
     """Whether it compares the episodes of a task. Training then rejects groups of one episode."""
 
     @abstractmethod
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        """Return an advantage for each step of each attempt, in the order of the attempts. All rewards are finite."""
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
+        """Return an advantage for each step of each trajectory, in the order of the trajectories. All rewards are finite."""
 
     def complaints(self, config: "Config") -> Iterator[str]:
         if self.compares_episodes and config.rollout.episodes_per_task == 1:
@@ -106,23 +106,23 @@ def make_estimator(algo: AlgoConfig) -> Estimator:
     return find(Estimator, known, algo.estimator, algo.estimator_options, key="algo.estimator")  # type: ignore[type-abstract]
 
 
-def credit(estimator: Estimator, attempts: Sequence[Attempt]) -> Advantages:
+def credit(estimator: Estimator, trajectories: Sequence[Trajectory]) -> Advantages:
     """Return the estimator's advantages.
 
     Raises ValueError for a reward that is not finite, and CreditError if the estimator raises anything or does not return one finite
     advantage per step.
     """
-    for attempt in attempts:
-        if not all(map(math.isfinite, attempt.rewards)):
-            raise ValueError(f"rewards {attempt.rewards} are not finite")
+    for trajectory in trajectories:
+        if not all(map(math.isfinite, trajectory.rewards)):
+            raise ValueError(f"rewards {trajectory.rewards} are not finite")
     name = type(estimator).__name__
     with blamed(estimator, CreditError):
-        found = estimator.advantages(attempts)
-    expected, given = [len(attempt.rewards) for attempt in attempts], _lengths(found)
+        found = estimator.advantages(trajectories)
+    expected, given = [len(trajectory.rewards) for trajectory in trajectories], _lengths(found)
     if given != expected:
         raise CreditError(
             f"the estimator {name} returned {given} advantages per episode, but the episodes have {expected} steps: "
-            "return a list with one tuple per attempt, and in it one number per step"
+            "return a list with one tuple per trajectory, and in it one number per step"
         )
     with blamed(estimator, CreditError):
         advantages = [tuple(map(float, own)) for own in found]
@@ -148,13 +148,13 @@ def returns_to_go(rewards: Sequence[float], *, gamma: float) -> tuple[float, ...
     return tuple(reversed(returns))
 
 
-def returns(attempts: Sequence[Attempt], gamma: float) -> Advantages:
-    """Return the discounted return of each step of each attempt."""
-    return [returns_to_go(attempt.rewards, gamma=gamma) for attempt in attempts]
+def returns(trajectories: Sequence[Trajectory], gamma: float) -> Advantages:
+    """Return the discounted return of each step of each trajectory."""
+    return [returns_to_go(trajectory.rewards, gamma=gamma) for trajectory in trajectories]
 
 
 def standardised_over_batch(values: Advantages) -> Advantages:
-    """Return `(value − mean) / (std + 1e-8)`, with mean and unbiased std over all steps of all attempts.
+    """Return `(value − mean) / (std + 1e-8)`, with mean and unbiased std over all steps of all trajectories.
 
     A single value, and values that are all equal, become 0.
     """
@@ -169,14 +169,17 @@ Compare = Callable[[Sequence[float]], list[float]]
 """Maps values to as many numbers, for example each value's distance to their mean."""
 
 
-def per_group(attempts: Sequence[Attempt], compare: Compare) -> Advantages:
+def per_group(trajectories: Sequence[Trajectory], compare: Compare) -> Advantages:
     """Apply `compare` to the total rewards of each group's episodes; every step of an episode gets its episode's result.
 
     An episode without steps counts with a total reward of 0.
     """
-    groups, totals = [attempt.group for attempt in attempts], [math.fsum(attempt.rewards) for attempt in attempts]
+    groups, totals = (
+        [trajectory.group for trajectory in trajectories],
+        [math.fsum(trajectory.rewards) for trajectory in trajectories],
+    )
     compared = per_key(groups, totals, compare)
-    return [(value,) * len(attempt.rewards) for attempt, value in zip(attempts, compared, strict=True)]
+    return [(value,) * len(trajectory.rewards) for trajectory, value in zip(trajectories, compared, strict=True)]
 
 
 def per_key(keys: Sequence[Hashable], values: Sequence[float], compare: Compare) -> list[float]:
@@ -210,17 +213,17 @@ def std(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - center) ** 2 for value in values) / (len(values) - 1))
 
 
-def shuffle_rewards(attempts: Sequence[Attempt], *, seed: int) -> list[Attempt]:
+def shuffle_rewards(trajectories: Sequence[Trajectory], *, seed: int) -> list[Trajectory]:
     """Permute total rewards among the episodes of a batch: the control experiment.
 
     Each episode receives the total reward of a random one, paid on its last step, because episodes differ in length. No reward then
     depends on what its episode did. The discount stays: early steps of long episodes have a smaller return, as in training.
     """
-    with_steps = [place for place, attempt in enumerate(attempts) if attempt.rewards]
-    outcomes = [math.fsum(attempts[place].rewards) for place in with_steps]
+    with_steps = [place for place, trajectory in enumerate(trajectories) if trajectory.rewards]
+    outcomes = [math.fsum(trajectories[place].rewards) for place in with_steps]
     random.Random(seed).shuffle(outcomes)
-    shuffled = list(attempts)
+    shuffled = list(trajectories)
     for place, outcome in zip(with_steps, outcomes, strict=True):
-        rewards = (0.0,) * (len(attempts[place].rewards) - 1) + (outcome,)
-        shuffled[place] = attempts[place].paid(rewards)
+        rewards = (0.0,) * (len(trajectories[place].rewards) - 1) + (outcome,)
+        shuffled[place] = trajectories[place].paid(rewards)
     return shuffled

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, ClassVar
 from lzero.algo.algorithm import blamed
 from lzero.algo.credit import (
     Advantages,
-    Attempt,
     Estimator,
     TokenValues,
+    Trajectory,
     credit,
     mean,
     returns_to_go,
@@ -44,7 +44,7 @@ class Credit:
 
 
 class ValueEstimator(Estimator):
-    """Estimator that needs a critic's values (`Attempt.values`). It also gives the critic its targets.
+    """Estimator that needs a critic's values (`Trajectory.values`). It also gives the critic its targets.
 
     A subclass in a file of `lzero.algo.estimators` is found by its `name`; a class of your own by its import path.
     """
@@ -60,11 +60,11 @@ class ValueEstimator(Estimator):
     """Subtract the batch's mean from all advantages, and divide them by its standard deviation + 1e-8."""
 
     @abstractmethod
-    def token_credit(self, attempts: Sequence[Attempt]) -> list[Credit]:
-        """Return the credit of each attempt, with `tokens` and `targets`. All rewards and values are finite."""
+    def token_credit(self, trajectories: Sequence[Trajectory]) -> list[Credit]:
+        """Return the credit of each trajectory, with `tokens` and `targets`. All rewards and values are finite."""
 
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        return [credit.steps for credit in self.token_credit(attempts)]
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
+        return [credit.steps for credit in self.token_credit(trajectories)]
 
     def complaints(self, config: "Config") -> Iterator[str]:
         if config.critic.kind == "none":
@@ -82,23 +82,23 @@ class ValueEstimator(Estimator):
         return standardised_over_batch(advantages) if self.standardise else advantages
 
 
-def credit_with_values(estimator: Estimator, attempts: Sequence[Attempt]) -> list[Credit]:
-    """Return the credit of each attempt, by an estimator of either kind.
+def credit_with_values(estimator: Estimator, trajectories: Sequence[Trajectory]) -> list[Credit]:
+    """Return the credit of each trajectory, by an estimator of either kind.
 
     Raises ValueError for a reward or a value that is not finite, and CreditError if the estimator raises anything or does not return a
     finite number for each step or token.
     """
     if not isinstance(estimator, ValueEstimator):
-        return [Credit(steps=steps) for steps in credit(estimator, attempts)]
-    for attempt in attempts:
-        if not all(map(math.isfinite, chain(attempt.rewards, *(attempt.values or ())))):
-            raise ValueError(f"rewards {attempt.rewards} or values {attempt.values} are not finite")
+        return [Credit(steps=steps) for steps in credit(estimator, trajectories)]
+    for trajectory in trajectories:
+        if not all(map(math.isfinite, chain(trajectory.rewards, *(trajectory.values or ())))):
+            raise ValueError(f"rewards {trajectory.rewards} or values {trajectory.values} are not finite")
     with blamed(estimator, CreditError):
-        found = estimator.token_credit(attempts)
+        found = estimator.token_credit(trajectories)
         shapes = [[len(own.steps), *([*map(len, part or ())] for part in (own.tokens, own.targets))] for own in found]
         numbers = list(chain(*(chain(own.steps, *(own.tokens or ()), *(own.targets or ())) for own in found)))
         are_finite = all(map(math.isfinite, numbers))
-    lengths = [[*map(len, attempt.values or ())] for attempt in attempts]
+    lengths = [[*map(len, trajectory.values or ())] for trajectory in trajectories]
     if shapes != [[len(own), own, own] for own in lengths] or not are_finite:
         raise CreditError(
             f"the estimator {type(estimator).__name__} did not return a finite advantage for each step, and a finite advantage and target "

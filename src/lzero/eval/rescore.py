@@ -139,8 +139,8 @@ def _advantages(
     algo: AlgoConfig,
 ) -> AdvantageChange | None:
     """Compare the stored advantages of an update with those of the new rewards. Return None if none are stored, or no group is left."""
-    from lzero.algo.attempts import attempts
     from lzero.algo.credit import credit, make_estimator
+    from lzero.algo.trajectories import trajectories
 
     stored = {
         (row["episode_id"], row["step"]): row["advantage"]
@@ -153,7 +153,7 @@ def _advantages(
     if not stored or not groups:
         return None
     names = [episode.id for group in groups for episode in group.episodes]
-    credited = credit(make_estimator(algo), attempts(groups))
+    credited = credit(make_estimator(algo), trajectories(groups))
     new = {(name, step): value for name, own in zip(names, credited, strict=True) for step, value in enumerate(own)}
     return advantage_change([(stored[key], value) for key, value in new.items() if key in stored])
 

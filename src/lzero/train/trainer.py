@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 from torch.optim import Optimizer
 
-from lzero.algo.attempts import attempts, penalised, penalties, values_by_step
 from lzero.algo.batches import Scored, collate, of_tokens, step_advantages
 from lzero.algo.credit import make_estimator, shuffle_rewards
 from lzero.algo.gae import Credit, credit_with_values
@@ -22,6 +21,7 @@ from lzero.algo.layout import Layout, Packing
 from lzero.algo.loss import make_loss, make_loss_fn
 from lzero.algo.metrics import Metrics, combined
 from lzero.algo.samples import to_samples
+from lzero.algo.trajectories import penalised, penalties, trajectories, values_by_step
 from lzero.config import Config
 from lzero.errors import NotFinite, TrainError
 from lzero.models import load_model, load_tokenizer, resolve
@@ -233,7 +233,7 @@ class Trainer:
         algo = self.config.algo
         ids = [episode.id for group in groups for episode in group.episodes]
         assert len(set(ids)) == len(ids), "two episodes of a batch have one id"
-        credited = attempts(groups, None if scores.values is None else values_by_step(samples, scores.values))
+        credited = trajectories(groups, None if scores.values is None else values_by_step(samples, scores.values))
         unknown = {
             name: Credit(steps=(math.nan,) * len(each.rewards)) for name, each in zip(ids, credited, strict=True)
         }

@@ -12,7 +12,7 @@
 from collections.abc import Sequence
 from itertools import chain, islice
 
-from lzero.algo.credit import Attempt, TokenValues, mean
+from lzero.algo.credit import TokenValues, Trajectory, mean
 from lzero.algo.gae import Credit, ValueEstimator, gae, sums
 from lzero.config.base import Fraction
 
@@ -33,24 +33,24 @@ class BilevelGAE(ValueEstimator):
     token_lambda: Fraction = 0.99
     """Decay per token of the differences within a step."""
 
-    def token_credit(self, attempts: Sequence[Attempt]) -> list[Credit]:
-        raw = [self._of_tokens(attempt) for attempt in attempts]
+    def token_credit(self, trajectories: Sequence[Trajectory]) -> list[Credit]:
+        raw = [self._of_tokens(trajectory) for trajectory in trajectories]
         adjusted = self._adjusted([tuple(chain.from_iterable(own)) for own in raw])
         return [
             Credit(
                 steps=tuple(mean(own) if own else 0.0 for own in tokens),
                 tokens=tokens,
-                targets=tuple(map(sums, before, attempt.values or ())),
+                targets=tuple(map(sums, before, trajectory.values or ())),
             )
-            for attempt, before, numbers in zip(attempts, raw, adjusted, strict=True)
+            for trajectory, before, numbers in zip(trajectories, raw, adjusted, strict=True)
             for tokens in [_cut(numbers, before)]
         ]
 
-    def _of_tokens(self, attempt: Attempt) -> TokenValues:
+    def _of_tokens(self, trajectory: Trajectory) -> TokenValues:
         """Return the advantage of each token of each step."""
-        values = attempt.values or ()
+        values = trajectory.values or ()
         last = tuple(own[-1] if own else 0.0 for own in values)
-        returns = sums(gae(attempt.rewards, last, gamma=self.gamma, gae_lambda=self.gae_lambda), last)
+        returns = sums(gae(trajectory.rewards, last, gamma=self.gamma, gae_lambda=self.gae_lambda), last)
         return tuple(
             gae(
                 (*(0.0,) * (len(own) - 1), total)[: len(own)], own, gamma=self.token_gamma, gae_lambda=self.token_lambda

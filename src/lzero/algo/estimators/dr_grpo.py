@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lzero.algo.credit import Advantages, Attempt, Estimator, mean, per_group
+from lzero.algo.credit import Advantages, Estimator, Trajectory, mean, per_group
 
 
 class DrGRPO(Estimator):
@@ -13,8 +13,8 @@ class DrGRPO(Estimator):
     formula = "R − mean"
     over = "the group's episodes"
 
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        return per_group(attempts, _centred)
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
+        return per_group(trajectories, _centred)
 
 
 def _centred(values: Sequence[float]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lzero.algo.credit import Attempt
+from lzero.algo.credit import Trajectory
 from lzero.algo.gae import Credit, ValueEstimator, gae, sums
 
 
@@ -14,17 +14,19 @@ class GAE(ValueEstimator):
     formula = "Σ_{t' ≥ t} (γ λ)^(t' − t) δ_t', with δ_t = r_t + γ V_{t+1} − V_t; then (A − mean) / (std + 1e-8)"
     over = "all steps of the batch"
 
-    def token_credit(self, attempts: Sequence[Attempt]) -> list[Credit]:
-        values = [tuple(own[0] if own else 0.0 for own in attempt.values or ()) for attempt in attempts]
+    def token_credit(self, trajectories: Sequence[Trajectory]) -> list[Credit]:
+        values = [tuple(own[0] if own else 0.0 for own in trajectory.values or ()) for trajectory in trajectories]
         raw = [
-            gae(attempt.rewards, own, gamma=self.gamma, gae_lambda=self.gae_lambda)
-            for attempt, own in zip(attempts, values, strict=True)
+            gae(trajectory.rewards, own, gamma=self.gamma, gae_lambda=self.gae_lambda)
+            for trajectory, own in zip(trajectories, values, strict=True)
         ]
         return [
-            Credit(steps=steps, tokens=_to_tokens(steps, attempt), targets=_to_tokens(sums(advantages, own), attempt))
-            for attempt, steps, advantages, own in zip(attempts, self._adjusted(raw), raw, values, strict=True)
+            Credit(
+                steps=steps, tokens=_to_tokens(steps, trajectory), targets=_to_tokens(sums(advantages, own), trajectory)
+            )
+            for trajectory, steps, advantages, own in zip(trajectories, self._adjusted(raw), raw, values, strict=True)
         ]
 
 
-def _to_tokens(numbers: Sequence[float], attempt: Attempt) -> tuple[tuple[float, ...], ...]:
-    return tuple((number,) * len(own) for number, own in zip(numbers, attempt.values or (), strict=True))
+def _to_tokens(numbers: Sequence[float], trajectory: Trajectory) -> tuple[tuple[float, ...], ...]:
+    return tuple((number,) * len(own) for number, own in zip(numbers, trajectory.values or (), strict=True))

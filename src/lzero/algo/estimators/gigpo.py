@@ -5,7 +5,7 @@ from itertools import chain
 
 from pydantic import Field
 
-from lzero.algo.credit import Advantages, Attempt, DiscountedEstimator, per_group, per_key, returns, standardised
+from lzero.algo.credit import Advantages, DiscountedEstimator, Trajectory, per_group, per_key, returns, standardised
 
 
 class GiGPO(DiscountedEstimator):
@@ -19,8 +19,8 @@ class GiGPO(DiscountedEstimator):
     step_weight: float = Field(1.0, gt=0.0)
     """Weight of the step's advantage, added to the episode's."""
 
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        states = [(attempt.group, state) for attempt in attempts for state in attempt.states]
-        of_steps = iter(per_key(states, list(chain(*returns(attempts, self.gamma))), standardised))
-        of_episodes = per_group(attempts, standardised)
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
+        states = [(trajectory.group, state) for trajectory in trajectories for state in trajectory.states]
+        of_steps = iter(per_key(states, list(chain(*returns(trajectories, self.gamma))), standardised))
+        of_episodes = per_group(trajectories, standardised)
         return [tuple(whole + self.step_weight * next(of_steps) for whole in own) for own in of_episodes]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lzero.algo.credit import Advantages, Attempt, Estimator, per_group, standardised
+from lzero.algo.credit import Advantages, Estimator, Trajectory, per_group, standardised
 
 
 class GRPO(Estimator):
@@ -13,5 +13,5 @@ class GRPO(Estimator):
     formula = "(R − mean) / (std + 1e-4)"
     over = "the group's episodes"
 
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        return per_group(attempts, standardised)
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
+        return per_group(trajectories, standardised)

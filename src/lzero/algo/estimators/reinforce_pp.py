@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lzero.algo.credit import Advantages, Attempt, DiscountedEstimator, returns, standardised_over_batch
+from lzero.algo.credit import Advantages, DiscountedEstimator, Trajectory, returns, standardised_over_batch
 
 
 class ReinforcePP(DiscountedEstimator):
@@ -14,5 +14,5 @@ class ReinforcePP(DiscountedEstimator):
     over = "all steps of the batch"
     compares_episodes = False
 
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        return standardised_over_batch(returns(attempts, self.gamma))
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
+        return standardised_over_batch(returns(trajectories, self.gamma))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lzero.algo.credit import Advantages, Attempt, DiscountedEstimator, mean, returns, standardised_over_batch
+from lzero.algo.credit import Advantages, DiscountedEstimator, Trajectory, mean, returns, standardised_over_batch
 
 
 class ReinforcePPBaseline(DiscountedEstimator):
@@ -13,15 +13,15 @@ class ReinforcePPBaseline(DiscountedEstimator):
     formula = "B_t = R_t − mean of the group's steps; then (B_t − mean) / (std + 1e-8)"
     over = "all steps of the batch"
 
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        of_steps = returns(attempts, self.gamma)
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
+        of_steps = returns(trajectories, self.gamma)
         groups: dict[str, list[float]] = {}
-        for attempt, own in zip(attempts, of_steps, strict=True):
-            groups.setdefault(attempt.group, []).extend(own)
+        for trajectory, own in zip(trajectories, of_steps, strict=True):
+            groups.setdefault(trajectory.group, []).extend(own)
         baselines = {group: mean(values) for group, values in groups.items() if values}
         return standardised_over_batch(
             [
-                tuple(value - baselines[attempt.group] for value in own)
-                for attempt, own in zip(attempts, of_steps, strict=True)
+                tuple(value - baselines[trajectory.group] for value in own)
+                for trajectory, own in zip(trajectories, of_steps, strict=True)
             ]
         )

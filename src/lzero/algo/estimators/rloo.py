@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from lzero.algo.credit import Advantages, Attempt, Estimator, per_group
+from lzero.algo.credit import Advantages, Estimator, Trajectory, per_group
 
 
 class RLOO(Estimator):
@@ -14,8 +14,8 @@ class RLOO(Estimator):
     formula = "R − mean"
     over = "the group's other episodes"
 
-    def advantages(self, attempts: Sequence[Attempt]) -> Advantages:
-        return per_group(attempts, _minus_mean_of_others)
+    def advantages(self, trajectories: Sequence[Trajectory]) -> Advantages:
+        return per_group(trajectories, _minus_mean_of_others)
 
 
 def _minus_mean_of_others(values: Sequence[float]) -> list[float]:

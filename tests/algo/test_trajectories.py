@@ -3,7 +3,7 @@
 import pytest
 from builders import make_sample
 
-from lzero.algo.attempts import attempts, penalties
+from lzero.algo.trajectories import penalties, trajectories
 
 
 def test_the_penalty_of_a_step_is_that_of_its_tokens_together() -> None:
@@ -14,4 +14,4 @@ def test_the_penalty_of_a_step_is_that_of_its_tokens_together() -> None:
 
 
 def test_nothing_is_credited_for_nothing() -> None:
-    assert attempts([]) == []
+    assert trajectories([]) == []

@@ -1,4 +1,4 @@
-"""Build the input of an estimator: the attempts of a batch, with the KL penalty subtracted from their rewards if configured."""
+"""Build the input of an estimator: the trajectories of a batch, with the KL penalty subtracted from their rewards if configured."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -6,15 +6,17 @@ from hashlib import blake2b
 import numpy as np
 import torch
 
-from lzero.algo.credit import Attempt, TokenValues
+from lzero.algo.credit import TokenValues, Trajectory
 from lzero.algo.kl import kl_estimate
 from lzero.types import Episode, Group, Sample
 
 
-def attempts(groups: Sequence[Group], values: Mapping[tuple[str, int], Sequence[float]] | None = None) -> list[Attempt]:
-    """Return an attempt for every episode of the groups, in their order. `values`: those of a critic, as `values_by_step` has them."""
+def trajectories(
+    groups: Sequence[Group], values: Mapping[tuple[str, int], Sequence[float]] | None = None
+) -> list[Trajectory]:
+    """Return a trajectory for every episode of the groups, in their order. `values`: those of a critic, as `values_by_step` has them."""
     return [
-        Attempt(
+        Trajectory(
             group=f"{number}/{group.task.id}",
             rewards=reward.per_step,
             states=_states(episode),
@@ -70,12 +72,12 @@ def penalties(
 
 
 def penalised(
-    attempts: Sequence[Attempt], ids: Sequence[str], costs: Mapping[tuple[str, int], float], *, kl_coef: float
-) -> list[Attempt]:
-    """Return the attempts with `kl_coef` times its cost subtracted from each step's reward. `ids`: episode id of each attempt."""
+    trajectories: Sequence[Trajectory], ids: Sequence[str], costs: Mapping[tuple[str, int], float], *, kl_coef: float
+) -> list[Trajectory]:
+    """Return the trajectories with `kl_coef` times its cost subtracted from each step's reward. `ids`: episode id of each trajectory."""
     return [
-        attempt.paid(
-            tuple(reward - kl_coef * costs.get((name, step), 0.0) for step, reward in enumerate(attempt.rewards))
+        trajectory.paid(
+            tuple(reward - kl_coef * costs.get((name, step), 0.0) for step, reward in enumerate(trajectory.rewards))
         )
-        for name, attempt in zip(ids, attempts, strict=True)
+        for name, trajectory in zip(ids, trajectories, strict=True)
     ]
