@@ -69,6 +69,10 @@ def test_every_error_of_a_file_is_told_at_once(tmp_path: Path) -> None:
         load_config(file)
 
 
+def test_an_override_may_be_a_string_with_many_dots() -> None:
+    assert load_config(None, [f'sft.focus="{"w." * 40}"']).sft.focus == "w." * 40
+
+
 @pytest.mark.parametrize("content", [b"not toml", b"\xff\xfe"])
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "broken.toml"
