@@ -13,8 +13,9 @@ from lzero.engine.kinds import Finding
 from lzero.errors import LzeroError
 from lzero.train.preflight.model import check_model, check_prompts
 from lzero.train.preflight.rewards import check_rewards
-from lzero.train.preflight.settings import check_combinations, check_leaks, check_scenes, check_tasks, check_tools
+from lzero.train.preflight.settings import check_combinations, check_scenes, check_tools
 from lzero.train.preflight.subject import Subject
+from lzero.train.preflight.tasks import check_leaks, check_tasks
 
 Check = Callable[[Subject], Iterable[Finding]]
 CHECKS: tuple[Check, ...] = (
