@@ -52,6 +52,7 @@ ROWS = {
             "model_reach",
             "paths",
             "serving",
+            "temporary",
             "threads",
             "turns",
             "plugins",

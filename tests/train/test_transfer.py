@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lzero.errors import TrainError
-from lzero.store.owned import machine
+from lzero.temporary import machine
 from lzero.train.transfer import HeldWeights, open_transfer
 from lzero.train.transfer.adapter import AdapterTransfer
 from lzero.train.transfer.file import FileTransfer, _memory_directory

@@ -15,7 +15,7 @@ from pathlib import Path
 from lzero.closing import Service
 from lzero.errors import LaunchError
 from lzero.launch.protocol import HOST, PORT, PYTHON, Node, Program, Role
-from lzero.store.owned import OwnedDirectory, sweep
+from lzero.temporary import OwnedDirectory, sweep
 from lzero.text import one_line
 
 LIFELINE = Path(__file__).with_name("lifeline.py")

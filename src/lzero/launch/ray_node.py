@@ -7,7 +7,7 @@ from typing import Any
 
 from lzero.errors import LaunchError
 from lzero.launch.local import LocalProcess, new_directory, runnable
-from lzero.store.owned import OwnedDirectory
+from lzero.temporary import OwnedDirectory
 
 
 class ProgramOfNode:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from lzero.store.owned import OwnedDirectory, sweep
+from lzero.temporary import OwnedDirectory, sweep
 from lzero.train.lora import Adapter
 from lzero.train.transfer import WeightSource, unwritable
 from lzero.types import Json

@@ -1,4 +1,4 @@
-"""Temporary directories that know their owner: the next process of the same machine removes those whose owner was killed.
+"""Temporary directories, locked by their owner: the next process of the same machine removes those whose owner was killed.
 
     /tmp/lzero-rank-3f9c01aa-x2k8ab1c       PREFIX, a mark of the machine, and a random text
 

@@ -9,13 +9,13 @@ import pytest
 
 from lzero.launch import PYTHON, Program
 from lzero.launch.local import LocalLauncher
-from lzero.store.owned import NEW_S, OwnedDirectory, machine, sweep
+from lzero.temporary import NEW_S, OwnedDirectory, machine, sweep
 
 PREFIX = "lzero-rank-"
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from lzero.store.owned import OwnedDirectory
+from lzero.temporary import OwnedDirectory
 owned = OwnedDirectory("lzero-rank-", Path(sys.argv[1]))
 (owned.path / "log").touch()
 os.kill(os.getpid(), signal.SIGKILL)
