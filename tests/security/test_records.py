@@ -12,7 +12,7 @@ from lzero.agent.outputs import render_output
 from lzero.agent.replay import replay
 from lzero.errors import StoreError, ToolError
 from lzero.rollout import runner
-from lzero.rollout.runner import bounded
+from lzero.rollout.runner import with_bounded_outputs
 from lzero.tools import tool
 from lzero.types import Display, Json, Result, Stream, ToolCall
 
@@ -62,7 +62,7 @@ def test_images_without_number_are_kept_within_bounds(monkeypatch: pytest.Monkey
     image = Display(data={"text/plain": "<Figure>", "image/png": "A" * 1_000})
     unnamed = Result(data={"image/png": "A" * 1_000})
     episode = make_episode(*[make_cell("plot()", Stream(name="stdout", text="x" * 9_000), image, unnamed)] * 3)
-    found = bounded(episode)
+    found = with_bounded_outputs(episode)
     outputs = [output for step in found.steps if step.execution for output in step.execution.outputs]
     assert sum(isinstance(output, Display | Result) and "image/png" in output.data for output in outputs) == 2
     assert outputs[-1] == Result(data={"text/plain": "[image/png]"})
@@ -70,7 +70,7 @@ def test_images_without_number_are_kept_within_bounds(monkeypatch: pytest.Monkey
         assert before.execution
         assert after.execution
         assert render_output(after.execution, max_chars=4_000) == render_output(before.execution, max_chars=4_000)
-    assert bounded(found) == found
+    assert with_bounded_outputs(found) == found
 
 
 @attack(93)

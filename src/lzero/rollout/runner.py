@@ -34,9 +34,13 @@ logger = logging.getLogger(__name__)
 
 RICH_CHARS = 4_000_000
 """The most characters of images, tables and JSON in the outputs of one episode (images in Base64): about ten figures."""
+ATTEMPTS = 2
+"""Number of attempts at an episode: one that fails through lzero is retried once."""
+MOVES = 8
+"""Number of times that an episode may lose its pool server, without a count on its attempts or on the failure limit."""
 
 
-def bounded(episode: Episode) -> Episode:
+def with_bounded_outputs(episode: Episode) -> Episode:
     """Return the episode with at most RICH_CHARS characters of images, tables and JSON. Further values keep only the text that the model
     reads."""
     room = RICH_CHARS
@@ -58,12 +62,6 @@ def bounded(episode: Episode) -> Episode:
 
     steps = tuple(msgspec.structs.replace(step, execution=of(step.execution)) for step in episode.steps)
     return msgspec.structs.replace(episode, steps=steps)
-
-
-ATTEMPTS = 2
-"""Number of attempts at an episode: one that fails through lzero is retried once."""
-MOVES = 8
-"""Number of times that an episode may lose its pool server, without a count on its attempts or on the failure limit."""
 
 
 class RunEpisode(Protocol):
@@ -119,7 +117,7 @@ class Runner:
                 cutoff.arrived()
             # Outside of the slot: a slow judge delays no other episode.
             episode, reward = await self._score(task, episode)
-            return bounded(episode), reward
+            return with_bounded_outputs(episode), reward
 
         pairs = await run_all(run(index) for index in range(num_episodes))
         return Record(
