@@ -36,8 +36,8 @@ from lzero.train.ranks.group import Group, Start
 from lzero.train.ranks.member import Member
 from lzero.train.ranks.place import Place
 from lzero.train.ranks.sharding import Sharding, shard, shard_head
-from lzero.train.ranks.stored import own_share
 from lzero.train.ranks.trainer import RankTrainer
+from lzero.train.stored import own_share
 from lzero.train.trainable import recompute_activations
 from lzero.train.trainer import Trainer
 from lzero.train.ulysses import share_rows

@@ -28,10 +28,10 @@ from lzero.train.ranks.loading import load_parts, skeleton
 from lzero.train.ranks.member import Member, build_member
 from lzero.train.ranks.place import Place
 from lzero.train.ranks.sharding import Sharding, shard
-from lzero.train.ranks.stored import own_parts
 from lzero.train.ranks.trainer import RankTrainer
 from lzero.train.ranks.weights import ShardedWeights
 from lzero.train.state import state_tensors
+from lzero.train.stored import own_parts
 from lzero.train.trainer import Trainer
 
 UPDATES = 2

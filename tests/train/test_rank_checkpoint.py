@@ -13,7 +13,7 @@ from lzero.errors import RankError, StoreError
 from lzero.models import build_tokenizer, load_model, new_model
 from lzero.train.checkpoint import Progress, Snapshot, checkpoints, read_manifest, save_checkpoint
 from lzero.train.ranks.checkpoint import ShardedState, write_when_told
-from lzero.train.ranks.stored import Parts
+from lzero.train.stored import Parts
 
 TOKENIZER = build_tokenizer()
 DEADLINE_S = 60.0

@@ -13,7 +13,7 @@ from lzero.train.ranks.dispatch import Dispatcher, obey_all
 from lzero.train.ranks.group import FAILED, Group, Start
 from lzero.train.ranks.member import Member
 from lzero.train.ranks.place import Place
-from lzero.train.ranks.stored import Parts
+from lzero.train.stored import Parts
 
 KEY = "the same secret in every run"
 FORGED = "was not written by a rank of this run"

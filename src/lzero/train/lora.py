@@ -24,7 +24,7 @@ from lzero.errors import ConfigError, ModelError, StoreError
 from lzero.extras import need
 from lzero.models import empty_model, resolve
 from lzero.seeds import derive_seed
-from lzero.train.ranks.stored import fill, read_into, stored
+from lzero.train.stored import fill, read_into, stored
 from lzero.types import Json
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Muon, Optimizer
 
-from lzero.train.ranks.stored import own_share
+from lzero.train.stored import own_share
 
 SLOT = "momentum_buffer"
 """torch's name of the slot that holds the momentum, so that a run resumes with either optimizer."""

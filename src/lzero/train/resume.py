@@ -11,7 +11,7 @@ from lzero.store import RunDirectory
 from lzero.store.resumable import is_resumable
 from lzero.text import counted
 from lzero.train.checkpoint import LaterFormat, checkpoints, newest_checkpoint, read_manifest, state_files
-from lzero.train.ranks.stored import stored
+from lzero.train.stored import stored
 from lzero.types import Json
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from lzero.errors import ModelError, StoreError
 from lzero.model_files import read_by_library
 from lzero.train.optimizers import COPY, plain, rebuilt, weight_of
 from lzero.train.policy import compute_spec
-from lzero.train.ranks.stored import Stored, read_into, stored
+from lzero.train.stored import Stored, read_into, stored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

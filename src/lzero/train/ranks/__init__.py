@@ -22,6 +22,5 @@ balance.py      divides samples over ranks
 sharding.py     shards a model (FSDP2)
 loading.py      loads a model, each rank its own part
 weights.py      gathers whole weights, one tensor at a time
-stored.py       reads and writes files that hold parts of tensors
 checkpoint.py   writes checkpoints, each rank its own part
 """

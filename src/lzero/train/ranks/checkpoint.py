@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from lzero.errors import RankError
 from lzero.models import flush
 from lzero.train.checkpoint import STATE_DIR
-from lzero.train.ranks.stored import Parts
+from lzero.train.stored import Parts
 
 logger = logging.getLogger(__name__)
 SLOWEST_BYTES_PER_S = 16 << 20

@@ -17,7 +17,7 @@ from lzero.model_files import read_by_library, weight_files
 from lzero.models import check_buildable, load_model, read_config, resolve
 from lzero.train.lora import base_name
 from lzero.train.policy import compute_spec
-from lzero.train.ranks.stored import Stored, read_into, stored
+from lzero.train.stored import Stored, read_into, stored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -19,11 +19,11 @@ from lzero.errors import NotFinite
 from lzero.train.optimizers import set_rate
 from lzero.train.ranks.checkpoint import write_when_told
 from lzero.train.ranks.member import Member
-from lzero.train.ranks.stored import own_parts
 from lzero.train.ranks.weights import ShardedWeights
 from lzero.train.ranks.wire import Arrays, to_scored
 from lzero.train.score import sample_logprobs
 from lzero.train.state import state_tensors
+from lzero.train.stored import own_parts
 from lzero.train.update import accumulate, make_step
 
 

@@ -18,10 +18,10 @@ from lzero.train.ranks.dispatch import Dispatcher
 from lzero.train.ranks.loading import skeleton
 from lzero.train.ranks.member import Member
 from lzero.train.ranks.orders import Answer, Keep, LearnPolicy, LearnValues, Score, Send, batches_of, metrics_of
-from lzero.train.ranks.stored import own_parts
 from lzero.train.ranks.weights import ShardedWeights
 from lzero.train.ranks.wire import Arrays, from_scored
 from lzero.train.state import state_tensors
+from lzero.train.stored import own_parts
 from lzero.train.trainer import Trainer
 from lzero.train.update import step_metrics
 from lzero.types import Sample

@@ -12,7 +12,7 @@ from typing import IO, Protocol, runtime_checkable
 
 import torch
 
-from lzero.train.ranks.stored import TYPES
+from lzero.train.stored import TYPES
 from lzero.train.transfer import WeightSource, unwritable
 from lzero.types import Json
 

@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from lzero.errors import ModelError
-from lzero.train.ranks.stored import Parts, own_parts, read_into, stored
+from lzero.train.stored import Parts, own_parts, read_into, stored
 
 WHOLE = {"matrix": torch.arange(21.0).reshape(7, 3), "vector": torch.arange(2), "step": torch.tensor(5.0)}
 
