@@ -158,6 +158,13 @@ def write(name: str, content: str) -> Callable[[Path], None]:
     return damage
 
 
+def in_utf_16(name: str) -> Callable[[Path], None]:
+    def damage(directory: Path) -> None:
+        (directory / name).write_bytes((directory / name).read_text("utf-8").encode("utf-16"))
+
+    return damage
+
+
 def pickled(directory: Path) -> None:
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
 
@@ -173,6 +180,8 @@ def shard_missing(directory: Path) -> None:
     [
         (remove("config.json"), "has no config.json"),
         (cut("config.json"), r"config\.json is broken or truncated"),
+        (in_utf_16("config.json"), r"config\.json is broken or truncated: 'utf-8' codec"),
+        (in_utf_16("tokenizer.json"), r"tokenizer\.json is broken or truncated: 'utf-8' codec"),
         (remove("model.safetensors"), "has no weights: model.safetensors is missing"),
         (
             cut("model.safetensors"),

@@ -24,7 +24,7 @@ class ValueCounter:
 
 
 def has_too_many(text: bytes, most: int) -> bool:
-    """Return whether a text of JSON has more than `most` values. Stops counting there."""
+    """Return whether a text of JSON in UTF-8 has more than `most` values. Stops counting there."""
     if _marks(text) <= most:  # strings included: at least as many as `ValueCounter` finds
         return False
     counter = ValueCounter()

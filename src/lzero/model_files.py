@@ -86,7 +86,8 @@ def read_json(directory: Path, name: str, *, needed_for: str, max_bytes: int = M
     if not file.is_file():
         raise ModelError(f"{directory} has no {name}: it is not {needed_for}")
     try:
-        value = json.loads(read_bounded(file, max_bytes=max_bytes, max_values=max_bytes // BYTES_OF_A_VALUE))
+        data = read_bounded(file, max_bytes=max_bytes, max_values=max_bytes // BYTES_OF_A_VALUE)
+        value = json.loads(data.decode())  # of bytes, it would read UTF-16 too, whose values were not counted
     except (ValueError, OSError, RecursionError) as error:
         raise ModelError(f"{file} is broken or truncated: {error}") from None
     if not isinstance(value, dict):

@@ -46,7 +46,7 @@ def read_bounded(
     max_values: int | None = None,
     check: Callable[[os.stat_result], None] | None = None,
 ) -> bytes:
-    """Read a regular file of at most `max_bytes` bytes and, if it is JSON, `max_values` values. Never waits for a pipe.
+    """Read a regular file of at most `max_bytes` bytes and, if it is JSON in UTF-8, `max_values` values. Never waits for a pipe.
 
     `check` is called with the open file's status, and may raise. Raises OSError; its `strerror` gives the reason, also if the file is too
     large or not regular.

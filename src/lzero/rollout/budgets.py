@@ -4,7 +4,6 @@ The defaults of agent.max_tokens and agent.response_tokens are the nano model's.
 checkpoint holds them), or else its context length, up to MAX_TOKENS, because the key-value cache takes memory for all of it.
 """
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 
 from lzero.config import NANO, Config
 from lzero.engine.kinds import kind_of
-from lzero.model_files import BYTES_OF_A_VALUE, MAX_TOKENIZER_BYTES
+from lzero.errors import ModelError
+from lzero.model_files import MAX_TOKENIZER_BYTES, read_json
 from lzero.models import ASSETS
-from lzero.paths import read_bounded
 
 MAX_TOKENS = 16_384
 MAX_RESPONSE_TOKENS = 4_096
@@ -94,8 +93,6 @@ def _whole(value: object) -> int:
 def _read(file: Path) -> dict[str, Any]:
     """Return a file's JSON object; {} if it has none."""
     try:
-        most = MAX_TOKENIZER_BYTES // BYTES_OF_A_VALUE
-        value = json.loads(read_bounded(file, max_bytes=MAX_TOKENIZER_BYTES, max_values=most))
-    except (OSError, ValueError, RecursionError):
+        return read_json(file.parent, file.name, needed_for="a model directory", max_bytes=MAX_TOKENIZER_BYTES)
+    except ModelError:
         return {}
-    return value if isinstance(value, dict) else {}
