@@ -13,7 +13,7 @@ from lzero.plan import Plan, fastest, make_plan
 from lzero.plan.architecture import architecture_of
 from lzero.plan.devices import GPUS, device_named
 from lzero.plan.placement import Placement, configured
-from lzero.plan.workload import Workload, assumed
+from lzero.plan.workload import Workload, assumed, packing_on
 
 MODEL = architecture_of("Qwen3-4B")
 WORK = Workload(steps=5, prompt_tokens=1500, reply_tokens=300, output_tokens=500, cell_s=1.0)
@@ -111,6 +111,23 @@ def test_assumed_sizes_stay_within_the_budgets(overrides: list[str]) -> None:
     assert work.tokens <= config.agent.max_tokens
     assert work.reply_tokens <= config.agent.response_tokens
     assert work.steps <= config.agent.max_steps
+
+
+@pytest.mark.parametrize(
+    ("device", "attention", "packing"),
+    [
+        ("cuda:1", "auto", "tree"),
+        ("cuda", "mask", "packed"),
+        ("cuda", "flex", "tree"),
+        ("cpu", "mask", "tree"),
+        ("cpu", "auto", "tree"),
+    ],
+)
+def test_a_plan_assumes_the_layout_that_training_chooses(device: str, attention: str, packing: str) -> None:
+    config = load_config(None, [f"train.attention={attention}"])
+    assert packing_on(config, device) == packing
+    assert (assumed(config, device=device).shared > 0) == (packing == "tree")
+    assert packing_on(load_config(None, ["train.packing=padded"]), device) == "padded"
 
 
 def test_rates_of_a_data_sheet_are_never_called_measured() -> None:

@@ -50,6 +50,14 @@ class Row:
     length: int
 
 
+def fastest_packing(device: str, *, has_kernel: bool) -> Packing:
+    """Return the packing that costs least on a device, "cpu" or "cuda". `has_kernel`: whether the model attends by a kernel of lzero.
+
+    Without one, a tree needs a mask, which costs the square of the row. CUDA's matrix products do not outweigh that.
+    """
+    return "packed" if device == "cuda" and not has_kernel else "tree"
+
+
 def plan(samples: Sequence[Sample], layout: Layout) -> list[list[Row]]:
     """Return the rows of each micro-batch. Every sample occurs once, and each micro-batch stays within the layout's tokens.
 

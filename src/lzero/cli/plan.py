@@ -59,9 +59,10 @@ def plan(options: _Options) -> None:
     from lzero.plan.placement import configured
 
     config = read_config(options.arguments)
-    model, work = architecture_of(config.model.path), _workload(options, config)
     gpu = options.gpu
-    device = device_named(gpu, memory_gb=options.gpu_memory) if gpu else _measured(options, config, work)
+    model = architecture_of(config.model.path)
+    work = _workload(options, config, "cuda" if gpu else _place(options, config))
+    device = device_named(gpu, memory_gb=options.gpu_memory) if gpu else _measured(config, work)
     made = make_plan(config, model, work, device, placement=configured(config), devices=options.gpus)
     best = fastest(config, model, work, device, devices=options.gpus) if options.gpus > 1 else None
     unused = list(uncounted(config, model))
@@ -75,11 +76,11 @@ def plan(options: _Options) -> None:
         raise typer.Exit(1)
 
 
-def _workload(options: _Options, config: "Config") -> "Workload":
-    """Return the sizes of episodes: assumed or recorded ones, changed by the options that are given."""
+def _workload(options: _Options, config: "Config", place: str) -> "Workload":
+    """Return the sizes of episodes: assumed or recorded ones, changed by the options that are given. `place`: "cpu" or "cuda"."""
     from lzero.plan.workload import assumed, recorded
 
-    work = assumed(config)
+    work = assumed(config, device=place)
     if options.like is not None:
         from lzero.store import RunDirectory, read_records
 
@@ -92,14 +93,20 @@ def _workload(options: _Options, config: "Config") -> "Workload":
     return replace(work, **given, source=f"{work.source}; given: {', '.join(given)}") if given else work
 
 
-def _measured(options: _Options, config: "Config", work: "Workload") -> "Device":
-    """Return this machine's device. Raises ConfigError for options that speak of other machines."""
+def _place(options: _Options, config: "Config") -> str:
+    """Return where this machine computes, "cpu" or "cuda". Raises ConfigError for options that speak of other machines."""
     from lzero.extras import need
-    from lzero.plan.architecture import architecture_of
+    from lzero.models import select_device
 
     if options.gpus > 1 or options.gpu_memory is not None:
         raise ConfigError("--gpus and --gpu-memory need --gpu: without it, this machine is measured, with one device")
     need("train", what="measuring this machine")
+    return select_device(config.model.device)
+
+
+def _measured(config: "Config", work: "Workload") -> "Device":
+    """Return this machine's device."""
+    from lzero.plan.architecture import architecture_of
     from lzero.plan.measure import measured_device
 
     return measured_device(config, architecture_of(config.model.path), work)

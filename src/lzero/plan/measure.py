@@ -23,7 +23,7 @@ from lzero.errors import ModelError
 from lzero.models import no_progress_bars, select_device
 from lzero.plan.architecture import Architecture
 from lzero.plan.devices import Device
-from lzero.plan.workload import Workload
+from lzero.plan.workload import Workload, attends_by_kernel, packing_on
 
 DEPTHS = (1, 3)
 REPEATS, ENOUGH_S = 5, 2.0
@@ -45,8 +45,8 @@ def measured_device(config: Config, architecture: Architecture, work: Workload) 
         raise ModelError(f"{architecture.name} has experts, and only dense models are measured: name a GPU (--gpu)")
     place, kind = select_device(config.model.device), str(config.model.dtype)
     thin = [_model(architecture, layers, kind=kind, device=place) for layers in DEPTHS]
-    is_tree = config.train.packing == "tree" or (config.train.packing == "auto" and place == "cpu")
-    together = config.rollout.episodes_per_task * (1 - work.shared) if is_tree else 1.0
+    has_mask = packing_on(config, place) == "tree" and not attends_by_kernel(config, place)
+    together = config.rollout.episodes_per_task * (1 - work.shared) if has_mask else 1.0
     length = max(SHORT, int(work.tokens * max(1.0, together)))
     rows = max(1, min(MOST_TOKENS, config.train.micro_batch_tokens) // length)
     acting = work.action_tokens / work.tokens
@@ -54,7 +54,7 @@ def measured_device(config: Config, architecture: Architecture, work: Workload) 
     def pass_s(rows: int, length: int, *, gradient: bool) -> float:
         return _at_depth(
             architecture.layers,
-            [_pass(model, (rows, length), acting, gradient=gradient, is_tree=is_tree) for model in thin],
+            [_pass(model, (rows, length), acting, gradient=gradient, has_mask=has_mask) for model in thin],
         )
 
     def decoding_s(rows: int) -> float:
@@ -132,11 +132,12 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _pass(model: Any, size: tuple[int, int], acting: float, *, gradient: bool, is_tree: bool) -> Callable[[], object]:
-    """Return a function that makes an update's pass over (rows, tokens); `acting`: the share with log-probabilities. Trees have a mask."""
+def _pass(model: Any, size: tuple[int, int], acting: float, *, gradient: bool, has_mask: bool) -> Callable[[], object]:
+    """Return a function that makes an update's pass over (rows, tokens). `acting`: share of the tokens with log-probabilities; `has_mask`:
+    whether rows are trees with a mask, as without a kernel."""
     rows, length = size
     ids = torch.randint(0, model.config.vocab_size, size, device=model.device)
-    mask = torch.ones(rows, 1, length, length, dtype=torch.bool, device=model.device).tril() if is_tree else None
+    mask = torch.ones(rows, 1, length, length, dtype=torch.bool, device=model.device).tril() if has_mask else None
     chosen = (torch.arange(int(acting * rows * length), device=model.device) / max(acting, 1e-3)).long()
     targets, heat = ids.flatten()[chosen], torch.ones(len(chosen), device=model.device)
 

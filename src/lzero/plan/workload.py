@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lzero.algo.layout import Packing, fastest_packing
 from lzero.config import Config
 from lzero.errors import ConfigError
 from lzero.text import counted
@@ -60,8 +61,22 @@ class Workload:
         return self.prompt_tokens + (self.tokens - self.prompt_tokens) / 2
 
 
-def assumed(config: Config) -> Workload:
-    """Return the sizes of episodes that a plan assumes if nothing is known about them."""
+def attends_by_kernel(config: Config, device: str) -> bool:
+    """Return whether a learner on this device, such as "cpu" or "cuda:1", attends by a kernel of lzero: by default it does on a GPU."""
+    attention = config.train.attention
+    return device != "cpu" if attention == "auto" else attention != "mask"
+
+
+def packing_on(config: Config, device: str) -> Packing:
+    """Return how a learner on this device lays out its rows, if its model supports that."""
+    packing = config.train.packing
+    if packing != "auto":
+        return packing
+    return fastest_packing(device.partition(":")[0], has_kernel=attends_by_kernel(config, device))
+
+
+def assumed(config: Config, *, device: str = "cuda") -> Workload:
+    """Return the sizes of episodes that a plan assumes if nothing is known about them. `device`: where the learner computes."""
     agent, rollout = config.agent, config.rollout
     steps = max(1.0, STEPS_SHARE * agent.max_steps)
     prompt = min(PROMPTS.get(agent.prompt, PROMPTS["full"]), 0.5 * agent.max_tokens)
@@ -69,8 +84,6 @@ def assumed(config: Config) -> Workload:
     reply = REPLY_SHARE * agent.response_tokens
     room = agent.max_tokens - prompt
     shrunk = min(1.0, room / max(1.0, steps * (reply + output)))
-    train = config.train
-    is_tree = train.packing == "tree" or (train.packing == "auto" and train.attention != "mask")
     drops = rollout.filter != "none" and rollout.episodes_per_task > 1
     tokens = prompt + shrunk * (steps * reply + (steps - 1) * output)
     return Workload(
@@ -80,7 +93,7 @@ def assumed(config: Config) -> Workload:
         output_tokens=output * shrunk,
         cell_s=min(WEB_S if SERVICES & set(agent.tools) else CELL_S, agent.cell_s),
         dropped=DROPPED * (rollout.drop_uniform if rollout.filter == "l0" else 1.0) if drops else 0.0,
-        shared=(1 - 1 / rollout.episodes_per_task) * prompt / tokens if is_tree else 0.0,
+        shared=(1 - 1 / rollout.episodes_per_task) * prompt / tokens if packing_on(config, device) == "tree" else 0.0,
         longest=max(1.0, min(LONGEST, agent.max_steps / steps)),
     )
 

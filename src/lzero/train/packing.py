@@ -6,7 +6,7 @@ The model's own code decides whether it keeps sequences apart. If it does not, i
 import logging
 from typing import TYPE_CHECKING, Literal
 
-from lzero.algo.layout import Layout, Packing
+from lzero.algo.layout import Layout, Packing, fastest_packing
 from lzero.errors import ModelError
 from lzero.model_reach import shortest_reach
 from lzero.train.attention.interface import kernel_of
@@ -29,8 +29,7 @@ def choose_packing(model: "PreTrainedModel", wanted: Packing | Literal["auto"]) 
     if wanted != "auto":
         check_packing(model, wanted)
         return wanted
-    # A mask costs the square of the row, which CUDA's matrix products do not outweigh.
-    fastest: Packing = "packed" if compute_spec(model).device.type == "cuda" and kernel_of(model) is None else "tree"
+    fastest = fastest_packing(compute_spec(model).device.type, has_kernel=kernel_of(model) is not None)
     try:
         check_packing(model, fastest)
     except ModelError as error:
