@@ -1,6 +1,7 @@
 """Every key that a plan counts changes it; every other one that is set is named."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,17 @@ def test_keys_that_do_not_change_the_plan_are_named() -> None:
     config = load_config(
         None, [*BASE, "train.lr=1e-6", "rollout.temperature=0.5", "lora.rank=4", 'lora.targets=["qkv"]']
     )
-    found = list(uncounted(config, architecture_of(config.model.path)))
+    found = list(uncounted(config, architecture_of(config.model.path), GPUS["h100"]))
     assert found == ["rollout.temperature", "train.lr", "lora.targets: qkv"]
+
+
+def test_the_device_counts_where_it_is_measured() -> None:
+    config = load_config(None, ["model.device=cpu"])
+    named, measured = (
+        list(uncounted(config, architecture_of("nano"), replace(GPUS["h100"], is_measured=is_measured)))
+        for is_measured in (False, True)
+    )
+    assert (named, measured) == (["model.device"], [])
 
 
 def test_experts_cost_memory_and_only_the_active_ones_cost_time(tmp_path: Path) -> None:

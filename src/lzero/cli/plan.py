@@ -65,7 +65,7 @@ def plan(options: _Options) -> None:
     device = device_named(gpu, memory_gb=options.gpu_memory) if gpu else _measured(config, work)
     made = make_plan(config, model, work, device, placement=configured(config), devices=options.gpus)
     best = fastest(config, model, work, device, devices=options.gpus) if options.gpus > 1 else None
-    unused = list(uncounted(config, model))
+    unused = list(uncounted(config, model, device))
     if options.json:
         print_json(_as_json(made, best) | {"uncounted": unused})
     else:

@@ -113,10 +113,11 @@ def make_plan(
     )
 
 
-def uncounted(config: Config, model: Architecture) -> Iterator[str]:
-    """Yield the keys that differ from their defaults and do not change the plan."""
+def uncounted(config: Config, model: Architecture, device: Device) -> Iterator[str]:
+    """Yield the keys that differ from their defaults and do not change the plan. `model.device` names the device that is measured."""
     for section, counted in COUNTED.items():
-        yield from (f"{section}.{key}" for key in getattr(config, section).changed() if key not in counted)
+        names = (f"{section}.{key}" for key in getattr(config, section).changed() if key not in counted)
+        yield from (name for name in names if not (device.is_measured and name == "model.device"))
     yield from (f"lora.targets: {name}" for name in config.lora.targets if name not in model.linear_layers)
 
 
