@@ -134,6 +134,7 @@ def program(code: str, **changes: object) -> Program:
     [
         ("import os; print(os.environ['GREETING'])", "ended with code 0"),
         ("print('hello'); raise SystemExit(3)", "ended with code 3"),
+        ("print('hello'); raise SystemExit(-1)", "ended with code 255"),
         (
             "import os, signal; print('hello', flush=True); os.kill(os.getpid(), signal.SIGKILL)",
             "was killed by SIGKILL",
@@ -159,6 +160,14 @@ async def test_a_launcher_that_closes_ends_its_programs_and_leaves_no_directory(
     assert await waiting == running.end_cause() != ""
     assert not running.log.parent.exists()
     assert not members(running.group)
+
+
+async def test_a_program_may_be_ended_and_killed_from_several_places_at_once() -> None:
+    async with asyncio.timeout(120), open_launcher() as launcher:
+        for _ in range(5):
+            running = await launcher.launch(program("import time; time.sleep(600)"))
+            await asyncio.gather(running.kill(), running.end(), running.end(), running.kill())
+            assert running.end_cause()
 
 
 async def test_a_program_whose_directory_is_missing_is_a_typed_error(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 from fault_traces import until
@@ -34,6 +35,13 @@ class Machines(LocalLauncher):
         return self.on[node]
 
 
+class Failing(Machines):
+    """Launcher whose programs fail."""
+
+    async def launch(self, program: Program, *, node: str = "") -> LocalProcess:
+        return await super().launch(replace(program, command=("sh", "-c", "exit 255")), node=node)
+
+
 @pytest.mark.sandbox
 async def test_a_server_that_is_killed_is_started_again_and_a_new_node_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lzero.launch.pools.LOOK_S", 0.1)
@@ -61,6 +69,12 @@ async def test_servers_that_do_not_start_are_an_error_with_the_end_of_their_log(
             LaunchError, match=r"no pool server serves: the pool server on 127.0.0.1 ended with code 1.*unknown key"
         ):
             async with PoolServers(launcher, token=TOKEN, arguments=("repl.memory=1",)):
+                pass
+    async with asyncio.timeout(120), Failing("anywhere") as failing:
+        with pytest.raises(
+            LaunchError, match=r"no pool server serves: the pool server on 127.0.0.1 ended with code 255"
+        ):
+            async with PoolServers(failing, token=TOKEN):
                 pass
     async with Machines() as none:
         with pytest.raises(LaunchError, match="start nodes with the resource lzero_pool"):

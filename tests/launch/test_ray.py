@@ -1,6 +1,8 @@
 """Programs on a Ray cluster, which is made of several nodes on this machine, and what is refused before Ray is asked."""
 
+import asyncio
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,8 @@ from ray_cluster import run_check
 
 from lzero.config import LaunchConfig, load_config
 from lzero.errors import ConfigError, LaunchError
-from lzero.launch import open_launcher
-from lzero.launch.ray import check_reachable
+from lzero.launch import open_launcher, ray
+from lzero.launch.ray import RayLauncher, check_reachable
 from lzero.train.preflight.cluster import programs
 
 
@@ -60,6 +62,27 @@ async def test_an_address_where_nobody_answers_is_refused_before_ray_tries() -> 
         port = free.getsockname()[1]
     with pytest.raises(LaunchError, match=f"no Ray cluster answers at 127.0.0.1:{port}: .*refused"):
         await open_launcher(LaunchConfig(ray=f"127.0.0.1:{port}")).start()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_head_is_lost_when_it_does_not_answer_and_not_when_this_process_does_not_ask(
+    answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "HEAD_S", 0.05)
+    monkeypatch.setattr(ray, "_PAUSE_S", 0.0)
+    head = socket.create_server(("127.0.0.1", 0), backlog=1_000)
+    launcher = RayLauncher("auto")
+    launcher._head = f"127.0.0.1:{head.getsockname()[1]}"
+    watching = asyncio.create_task(launcher._watch_head())
+    await asyncio.sleep(0)
+    threading.Event().wait(0.1)  # the event loop is held up, as by the loading of a model
+    if answers:
+        done, _ = await asyncio.wait([watching], timeout=0.1)
+        assert not done
+    head.close()
+    await asyncio.wait_for(watching, 60)
+    with pytest.raises(LaunchError, match=r"the head of the Ray cluster at .* has not answered for"):
+        await launcher.check([])
 
 
 def test_an_evaluation_asks_for_the_cluster_before_anything_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:

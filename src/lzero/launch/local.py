@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -61,6 +62,10 @@ class LocalProcess:
         except OSError as error:
             raise LaunchError(f"cannot start {command[0]}: {error}") from None
         self._cause = ""
+        self._waiting = threading.Lock()
+        """Held by the thread that waits for the end."""
+        self._number = threading.Lock()
+        """Held to signal the process, and to reap it: afterwards, its number may be another process's."""
 
     @property
     def group(self) -> int:
@@ -78,7 +83,10 @@ class LocalProcess:
         """Wait until the program has ended; return how."""
         if not self.end_cause():
             loop, over = asyncio.get_running_loop(), asyncio.Event()
-            descriptor = os.pidfd_open(self._process.pid)
+            with self._number:
+                if self._process.returncode is not None:
+                    return self._cause
+                descriptor = os.pidfd_open(self._process.pid)
             loop.add_reader(descriptor, over.set)
             try:
                 await over.wait()
@@ -107,8 +115,9 @@ class LocalProcess:
 
     async def kill(self) -> None:
         """Kill the program and its processes at once; return when they are gone. Safe to call twice."""
-        if not self.end_cause():
-            self._process.terminate()
+        with self._number:
+            if self._process.returncode is None:
+                os.kill(self._process.pid, signal.SIGTERM)  # not `terminate`, which may reap it
         await self.end()
 
     def _last(self, name: str, num_bytes: int) -> bytes:
@@ -121,14 +130,17 @@ class LocalProcess:
 
     def _wait(self) -> None:
         """Wait for the lifeline, which ends the others. Kill what it left: it may have been killed itself."""
-        if self._process.returncode is None:
+        with self._waiting:
+            if self._process.returncode is not None:
+                return
             self._ends_within(END_S)
             with contextlib.suppress(ProcessLookupError):
                 # Before it is reaped: until then, no other process group can get this number.
                 os.killpg(self.group, signal.SIGKILL)
             self._ends_within(END_S)
             self._cause = self.end_cause() or "ended"
-            self._process.wait(END_S)
+            with self._number:
+                self._process.wait(END_S)
 
     def _ends_within(self, seconds: float) -> bool:
         ended, poll = os.pidfd_open(self._process.pid), select.poll()
@@ -148,7 +160,10 @@ def _cause_of(pid: int) -> str:
     if not killed and found.si_status <= _BY_SIGNAL:
         return f"ended with code {found.si_status}"
     number = found.si_status if killed else found.si_status - _BY_SIGNAL
-    return f"was killed by {signal.Signals(number).name}"
+    try:
+        return f"was killed by {signal.Signals(number).name}"
+    except ValueError:  # of no signal: `sys.exit(-1)` ends with code 255
+        return f"was killed by signal {number}" if killed else f"ended with code {found.si_status}"
 
 
 _BY_SIGNAL = 128

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from lzero.closing import Service, closed_on_error
-from lzero.errors import LaunchError
+from lzero.errors import LaunchError, StoreError
 from lzero.launch.addresses import Addresses, write_addresses
 from lzero.launch.local import new_directory
 from lzero.launch.protocol import HOST, PORT, PYTHON, Launcher, Node, Program, Running
@@ -49,6 +49,8 @@ class PoolServers(Service):
         """Node → the address of its server, which serves."""
         self._problems: dict[str, str] = {}
         """Node → why its last server did not serve, or ended."""
+        self._written: tuple[str, ...] = ()
+        """The addresses in the file."""
         self._keeping: dict[str, asyncio.Task[None]] = {}
         self._following: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
@@ -70,6 +72,9 @@ class PoolServers(Service):
                     raise LaunchError("no pool server serves: " + "; ".join(self._problems.values()))
                 self._news.clear()
                 await self._news.wait()
+                for task in self._keeping.values():
+                    if task.done():
+                        task.result()
             self._following = asyncio.create_task(self._follow())
 
     async def close(self) -> None:
@@ -91,7 +96,8 @@ class PoolServers(Service):
             await asyncio.sleep(LOOK_S)
             try:
                 await self._look()
-            except LaunchError as error:
+                self._write()
+            except (LaunchError, StoreError) as error:
                 logger.warning("%s. The pool servers stay as they are", error)
 
     async def _look(self) -> None:
@@ -101,6 +107,7 @@ class PoolServers(Service):
             self._note(lost, "")
         for new in nodes.keys() - self._keeping.keys():
             self._keeping[new] = asyncio.create_task(self._keep(nodes[new]))
+            self._keeping[new].add_done_callback(lambda _: self._news.set())
 
     async def _keep(self, node: Node) -> None:
         """Have a server on a node, until cancelled."""
@@ -157,5 +164,15 @@ class PoolServers(Service):
             self._urls[node] = url
         if problem:
             self._problems[node] = problem
-        write_addresses(self.addresses, Addresses(pool=tuple(self._urls.values())))
+        try:
+            self._write()
+        except StoreError as error:
+            logger.warning("%s. lzero tries it again in %g s", error, LOOK_S)
         self._news.set()
+
+    def _write(self) -> None:
+        """Write the address file, if it does not name the servers that serve. Raises StoreError."""
+        serving = tuple(self._urls.values())
+        if serving != self._written:
+            write_addresses(self.addresses, Addresses(pool=serving))
+            self._written = serving

@@ -96,20 +96,16 @@ class RayProgram:
         await self._finish("kill")
 
     async def _finish(self, how: str) -> None:
-        import ray
-
         if not self.watching.done():
             try:
                 async with asyncio.timeout(END_S):
                     await getattr(self._actor, how).remote()
-                    await asyncio.shield(self.watching)
+                    await asyncio.wait([self.watching])
             except _unanswered():
                 self._cause = self._cause or f"did not end within {END_S:g} s, and was left to Ray"
         self.watching.cancel()
         await asyncio.gather(self.watching, return_exceptions=True)
-        with suppress(*_unanswered()):  # the head is gone, and its nodes end by themselves
-            async with asyncio.timeout(ASK_S):
-                await in_thread(partial(ray.kill, self._actor))
+        await _kill(self._actor)
 
     async def _watch(self) -> None:
         """Wait for the end of the program, or of its node. A node that does not answer for a moment is asked again."""
@@ -118,10 +114,12 @@ class RayProgram:
         loop = asyncio.get_running_loop()
         silent_since: float | None = None
         while not self._cause:
+            asked = loop.time()
             try:
                 self._cause, self._tail = await self._actor.ended.remote()
             except ray.exceptions.ActorUnavailableError:
-                silent_since = silent_since or loop.time()
+                answered = loop.time() - asked > LOST_S  # the question was with the node for so long
+                silent_since = loop.time() if answered or silent_since is None else silent_since
                 if loop.time() - silent_since > LOST_S:
                     self._cause = self._lost(f"did not answer for {LOST_S:g} s")
                 await asyncio.sleep(_PAUSE_S)
@@ -189,19 +187,18 @@ class RayLauncher(Service):
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
         actor = ray.remote(ProgramOfNode).options(**options).remote()
         try:
-            async with asyncio.timeout(START_S):
-                place, host, port = await actor.start.remote(_plain(program))
+            place, host, port = await self._answer(actor.start.remote(_plain(program)))
         except TimeoutError:
-            ray.kill(actor)
+            await _kill(actor)
             raise LaunchError(
                 f"no node of the Ray cluster at {self._address} started {program.name} within {START_S:g} s: {_listed(wanted)} may be "
                 "in use by others (`ray status` shows it)"
             ) from None
         except ray.exceptions.RayTaskError as error:
-            ray.kill(actor)
+            await _kill(actor)
             raise LaunchError(f"{program.name}: {_first_line(error)}") from None
-        except asyncio.CancelledError:
-            ray.kill(actor)
+        except (LaunchError, asyncio.CancelledError):
+            await _kill(actor)
             raise
         except ray.exceptions.RayError as error:
             raise LaunchError(f"{program.name} did not start: its node was lost ({type(error).__name__})") from None
@@ -210,6 +207,23 @@ class RayLauncher(Service):
         self._claimed.update(wanted)
         running.watching.add_done_callback(lambda _: self._claimed.subtract(wanted))
         return running
+
+    async def _answer(self, asked: Any) -> Any:
+        """Return the answer of a node. Raises TimeoutError after START_S seconds, and LaunchError when the head is lost."""
+        assert self._watching is not None
+        answer = asyncio.ensure_future(asked)
+        try:
+            await asyncio.wait([answer, self._watching], timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+        finally:
+            answer.cancel()
+        self._check_head()
+        raise TimeoutError
+
+    def _check_head(self) -> None:
+        if self._lost:
+            raise LaunchError(f"{self._lost}: `ray status` shows whether the cluster runs")
 
     async def close(self) -> None:
         """End every program. The connection to Ray stays until this process ends. Safe to call twice."""
@@ -221,12 +235,13 @@ class RayLauncher(Service):
     async def _watch_head(self) -> None:
         """Wait until the head has not answered for HEAD_S seconds; every program then counts as lost, because Ray ends its nodes soon."""
         loop = asyncio.get_running_loop()
-        answered = loop.time()
-        while loop.time() - answered < HEAD_S:
+        silent_since: float | None = None  # not the last answer: what holds the event loop up asks nothing meanwhile
+        while silent_since is None or loop.time() - silent_since < HEAD_S:
             try:
                 await asyncio.to_thread(check_reachable, self._head)
-                answered = loop.time()
+                silent_since = None
             except LaunchError:
+                silent_since = silent_since or loop.time()
                 logger.debug("the head of the Ray cluster does not answer at %s", self._head)
             await asyncio.sleep(_PAUSE_S)
         self._lost = f"the head of the Ray cluster at {self._head} has not answered for {HEAD_S:g} s"
@@ -248,8 +263,7 @@ class RayLauncher(Service):
     async def _alive(self) -> list[tuple[Node, Mapping[str, float]]]:
         import ray
 
-        if self._lost:
-            raise LaunchError(f"{self._lost}: `ray status` shows whether the cluster runs")
+        self._check_head()
         try:
             async with asyncio.timeout(ASK_S):
                 found = await in_thread(ray.nodes)
@@ -294,6 +308,15 @@ def _connect(address: str) -> tuple[str, str]:
         return str(ray.util.get_node_ip_address()), str(ray.get_runtime_context().gcs_address)
     except (ConnectionError, ValueError, RuntimeError, AssertionError, ray.exceptions.RayError) as error:
         raise LaunchError(f"cannot use the Ray cluster at {address}: {_first_line(error)}") from None
+
+
+async def _kill(actor: Any) -> None:
+    """Let Ray end an actor, without a wait for a head that is gone: its nodes then end by themselves."""
+    import ray
+
+    with suppress(*_unanswered()):
+        async with asyncio.timeout(ASK_S):
+            await in_thread(partial(ray.kill, actor))
 
 
 def _unanswered() -> tuple[type[Exception], ...]:
