@@ -7,7 +7,7 @@ from cases import attack
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from lzero.errors import RankError
-from lzero.train.ranks import group as groups
+from lzero.train.ranks import watch
 from lzero.train.ranks.group import Group
 from lzero.train.ranks.place import Place
 
@@ -33,7 +33,7 @@ def test_a_stranger_at_the_store_tells_a_rank_nothing() -> None:
 
 @attack(105)
 def test_a_stranger_keeps_no_rank_from_seeing_that_another_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "BEAT_S", 0.01)
+    monkeypatch.setattr(watch, "BEAT_S", 0.01)
     store, told, ended = HashStore(), threading.Event(), dict[int, str]()
     rank = Group(Place(rank=0, size=2, local_rank=0, host="", port=0, key="k" * 32), store)
     rank.on_failure(lambda _: told.set())

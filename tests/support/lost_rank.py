@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from lzero.errors import RankError
-from lzero.train.ranks import group as groups
+from lzero.train.ranks import watch
 from lzero.train.ranks.dispatch import Dispatcher, obey_all
 from lzero.train.ranks.group import Group, Start
 from lzero.train.ranks.member import Member
@@ -16,15 +16,20 @@ from lzero.train.ranks.place import Place
 from lzero.train.ranks.worker import end_with_the_others
 
 ORDER = Score(of="policy", max_tokens=1, packing="padded", whole_episodes=False, square=True)
-SIGNALS = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP, "rank 0 killed": signal.SIGKILL}
+SIGNALS = {
+    "killed": signal.SIGKILL,
+    "stopped": signal.SIGSTOP,
+    "rank 0 killed": signal.SIGKILL,
+    "rank 0 stopped": signal.SIGSTOP,
+}
 
 
 def main(how: str) -> None:
-    groups.DEAD_S = 5.0
+    watch.DEAD_S = 5.0
     place = Place.from_environment(os.environ)
     assert place is not None
     group = Group.join(place, start=None if place.rank else Start(device="cpu", timeout_s=3000))
-    victim = 0 if how == "rank 0 killed" else 1
+    victim = 0 if how.startswith("rank 0") else 1
 
     def obey(self: Score, member: Member, arrays: Any) -> Answer:
         if place.rank == victim and how != "killed while it waits":

@@ -29,10 +29,12 @@ def test_the_run_ends_with_the_rank_s_number(how: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ranks_end_by_themselves_when_rank_0_is_killed(tmp_path: Path) -> None:
-    with ranks([PROGRAM, "rank 0 killed"], tmp_path) as (first, second):
-        assert first.wait(timeout=300) == -signal.SIGKILL
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_ranks_end_by_themselves_when_rank_0_is_lost(how: str, tmp_path: Path) -> None:
+    with ranks([PROGRAM, f"rank 0 {how}"], tmp_path) as (first, second):
+        if how == "killed":
+            assert first.wait(timeout=300) == -signal.SIGKILL
         gone = time.monotonic()
-        assert second.wait(timeout=60) > 0
-    assert time.monotonic() - gone < 60
-    assert "rank 0" in (tmp_path / "rank-1.log").read_text(), logs(tmp_path)
+        assert second.wait(timeout=300 if how == "stopped" else 60) > 0
+    assert how == "stopped" or time.monotonic() - gone < 60
+    assert ("rank 0" if how == "killed" else "has not answered rank 1") in (tmp_path / "rank-1.log").read_text()

@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 import pytest
-from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.distributed import HashStore, PrefixStore  # type: ignore[attr-defined]
 
 from lzero.config import load_config
 from lzero.errors import ConfigError, RankError
@@ -88,6 +88,21 @@ def test_a_rank_that_ended_is_named_at_once() -> None:
     first = Group(Place(rank=0, size=2, local_rank=0, host="", port=0), HashStore())
     with pytest.raises(RankError, match="rank 1 ended with code 3 before it joined"):
         first.compare(Start(timeout_s=60), "", lambda: {1: "ended with code 3"})
+
+
+def test_a_rank_that_ends_before_the_process_group_is_open_is_named_at_once() -> None:
+    store, how = HashStore(), dict[int, str]()
+    places = [Place(rank=rank, size=2, local_rank=rank, host="127.0.0.1", port=0) for rank in range(2)]
+
+    def second() -> None:
+        Group(places[1], PrefixStore("lzero", store)).compare(None, "")
+        how[1] = "ended with code 1"
+
+    with ThreadPoolExecutor(1) as pool:
+        ends = pool.submit(second)
+        with pytest.raises(RankError, match=r"^rank 1 ended with code 1$"):
+            Group.join(places[0], start=Start(device="cpu", timeout_s=4), store=store, ended=lambda: how)
+        ends.result(10)
 
 
 def test_the_first_failure_is_the_one_that_all_ranks_report() -> None:

@@ -10,9 +10,10 @@ from lzero.errors import RankError
 from lzero.train.ranks import dispatch
 from lzero.train.ranks.checkpoint import write_when_told
 from lzero.train.ranks.dispatch import Dispatcher, obey_all
-from lzero.train.ranks.group import FAILED, Group, Start
+from lzero.train.ranks.group import Group, Start
 from lzero.train.ranks.member import Member
 from lzero.train.ranks.place import Place
+from lzero.train.ranks.watch import FAILED
 from lzero.train.stored import Parts
 
 KEY = "the same secret in every run"

@@ -10,7 +10,8 @@
 
 starting.py     starts the ranks of a run, and opens the trainer of rank 0
 place.py        reads this process's rank from torchrun's variables
-group.py        joins the ranks, compares them, and finds dead ones
+group.py        joins the ranks, and compares them
+watch.py        finds ranks that end, hang or fail
 sockets.py      ends gloo's connections, so that nobody waits for a rank that hangs
 dispatch.py     rank 0 gives orders, the others obey
 orders.py       what every rank does for an order

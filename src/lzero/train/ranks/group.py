@@ -7,8 +7,7 @@ NCCL on GPUs.
 The store has no token: anyone who reaches its port can write to it. So the ranks sign their texts with the run's secret (`Place.key`),
 each for its run and its place (`signing`). A text without a valid signature is an error. Signs of life are not signed.
 
-A thread of each rank writes a sign of life every BEAT_S seconds and looks for failures. Rank 0 looks for the signs of the others, which
-notice the end of rank 0 by that of the store. A rank that sees a failure ends, or raises RankError from whatever it waits for.
+`watch` finds failures meanwhile. A rank that sees one ends, or raises RankError from whatever it waits for.
 """
 
 import importlib.metadata
@@ -33,17 +32,14 @@ from lzero.errors import ConfigError, RankError
 from lzero.train.ranks.place import Place
 from lzero.train.ranks.signing import Signing, new_nonce
 from lzero.train.ranks.sockets import Sockets
+from lzero.train.ranks.watch import BEAT_S, DEAD_S, FAILED, Ended, Watch
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-BEAT_S = 1.0
-DEAD_S = 55.0
-"""Seconds without a sign of life after which a rank counts as dead. A busy machine may delay one for many seconds."""
 JOIN_S = 300.0
 """Least seconds for which a rank tries to reach rank 0. Rank 0 then sends the time for which it waits for the others."""
 SLOWEST_LOOK_S = 0.05
-FAILED = "failed"
 LIBRARIES = ("lzero", "torch", "transformers")
 
 
@@ -57,10 +53,6 @@ class Start(Struct, frozen=True, kw_only=True):
     """Directory in which relative paths of the configuration begin."""
     timeout_s: float = JOIN_S
     device: str = "auto"
-
-
-Ended = Callable[[], Mapping[int, str]]
-"""Returns rank → how it ended, for the ranks that this process has started and that have ended."""
 
 
 def versions() -> dict[str, str]:
@@ -106,20 +98,43 @@ class Group:
         timeout_s = max(JOIN_S, start.timeout_s if start else timeout_s)
         group = cls(place, PrefixStore("lzero", store or _meet(place, timeout_s)))
         group.start = group.compare(start, config, ended, timeout_s=timeout_s)
-        group.device = _own_device(group.start.device, place)
-        try:
-            with group._sockets.opened():
-                dist.init_process_group(
-                    "cpu:gloo,cuda:nccl" if group.device.type == "cuda" else "gloo",
-                    store=PrefixStore("group", group._store),
-                    rank=place.rank,
-                    world_size=place.size,
-                    timeout=timedelta(seconds=group.start.timeout_s),
-                )
-        except RuntimeError as error:
-            raise RankError(group.fail(f"rank {place.rank} cannot open the process group: {error}")) from None
         group._watch.start(ended)
+        try:
+            group.device = _own_device(group.start.device, place)
+        except ConfigError as error:
+            group.fail(str(error))
+            raise
+        group._open()
         return group
+
+    def _open(self) -> None:
+        """Open the process group. Raises RankError.
+
+        A thread does it: gloo waits for a rank that has ended until the group's timeout, and nothing can end its wait.
+        """
+        problems: list[RuntimeError] = []
+
+        def opens() -> None:
+            try:
+                with self._sockets.opened():
+                    dist.init_process_group(
+                        "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo",
+                        store=PrefixStore("group", self._store),
+                        rank=self.rank,
+                        world_size=self.size,
+                        timeout=timedelta(seconds=self.start.timeout_s),
+                    )
+            except RuntimeError as error:
+                problems.append(error)
+
+        thread = threading.Thread(target=opens, name="lzero-group", daemon=True)
+        thread.start()
+        while thread.is_alive() and not self.failure:
+            thread.join(SLOWEST_LOOK_S)
+        if problems:
+            self.fail(f"rank {self.rank} cannot open the process group: {problems[0]}")
+        if self.failure:
+            raise RankError(self.failure)
 
     @property
     def mesh(self) -> "DeviceMesh":
@@ -296,57 +311,6 @@ class _Welcome(Struct, frozen=True, kw_only=True):
     start: Start
     problem: str
     run: str
-
-
-class Watch:
-    """Thread that gives signs of life, and finds the first failure."""
-
-    def __init__(self, group: Group, store: Store) -> None:
-        self.failure = ""
-        self._group = group
-        self._store = store
-        self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
-        self.on_failure: list[Callable[[str], object]] = []
-        """Called once, in the thread, when the failure is known."""
-
-    def start(self, ended: Ended) -> None:
-        self._thread = threading.Thread(target=self._run, args=(ended,), name="lzero-ranks", daemon=True)
-        self._thread.start()
-
-    @property
-    def is_running(self) -> bool:
-        return self._thread is not None and not self._stopped.is_set()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout=2 * BEAT_S)
-
-    def _run(self, ended: Ended) -> None:
-        store = self._store
-        # Rank 0 or torchrun holds the store: while that answers, rank 0 is there, however busy.
-        watched = range(1, self._group.size) if self._group.rank == 0 else ()
-        seen = dict.fromkeys(watched, (b"", time.monotonic()))
-        while not self._stopped.wait(BEAT_S):
-            try:
-                store.set(f"beat/{self._group.rank}", str(time.monotonic()))
-                failure = self._group.first_failure(store.compare_set(FAILED, "", ""))
-                for rank in watched:
-                    beat = store.compare_set(f"beat/{rank}", "", "")  # bytes: a stranger may have written it
-                    if beat != seen[rank][0]:
-                        seen[rank] = beat, time.monotonic()
-            except RuntimeError:  # the store is gone, and with it rank 0
-                failure = "rank 0 has ended"
-            now = time.monotonic()
-            late = [f"rank {rank} gives no sign of life" for rank, (_, when) in seen.items() if now - when > DEAD_S]
-            gone = [f"rank {rank} {why}" for rank, why in ended().items()]
-            if problem := failure or next(iter((*gone, *late)), ""):
-                self.failure = failure or self._group.fail(problem)
-                for tell in self.on_failure:
-                    tell(self.failure)
-                self._group.break_off()
-                return
 
 
 def _meet(place: Place, timeout_s: float) -> Store:
