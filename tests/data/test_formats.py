@@ -67,6 +67,19 @@ def test_an_array_is_split_wherever_its_chunks_end(elements: list[dict[str, obje
         assert [json.loads(row) for row in found] == elements
 
 
+@pytest.mark.parametrize("size", range(1, 40))
+def test_a_key_after_the_rows_is_read_wherever_its_chunks_end(size: int) -> None:
+    def split(text: bytes) -> list[bytes]:
+        splitter = json_array._Splitter()
+        return [row for at in range(0, len(text), size) for row in splitter.feed(text[at : at + size])]
+
+    assert split(b'{"data": [{"a": 1}], "a longer key": [{"a": 2}], "other": [{"a": 3}]} \n') == [b'{"a": 1}']
+    with pytest.raises(base.BadFile, match='two arrays of rows, "data" and "rows"'):
+        split(b'{"data": [{"a": 1}], "another": "value", "rows": [{"a": 2}]}')
+    with pytest.raises(base.BadFile, match="goes on with"):
+        split(b'{"data": [{"a": 1}]}\n{"data": [{"a": 2}]}')
+
+
 def test_one_row_in_a_file_may_hold_arrays_of_objects(tmp_path: Path) -> None:
     (tmp_path / "1.json").write_text(json.dumps({"question": "?", "passages": [{"text": "x"}]}), "utf-8")
     assert rows(tmp_path / "1.json") == [{"question": "?", "passages": [{"text": "x"}]}]
@@ -78,6 +91,8 @@ def test_one_row_in_a_file_may_hold_arrays_of_objects(tmp_path: Path) -> None:
         ("a.json", b'[{"a": 1}, {"a"', "is not whole: its JSON ends inside of a value"),
         ("a.json", b'{"data": [{"a": 1}], "b": {"rows": []}, "rows": [{}]}', 'two arrays of rows, "data" and "rows"'),
         ("a.json", b'{"data": [{"a": 1}], "rows"', "is not whole: its JSON ends inside of a value"),
+        ("a.json", b'{"data": [{"a": 1}]}\n[{"a": 2}]', r"goes on with '\[.*' after the object of its rows"),
+        ("a.json", b'{"data": [{"a": 1}]} ]]] junk', r"goes on with ']]] junk' after the object of its rows"),
         ("a.json", b'[{"a": 1}}]', "is not JSON: after 1 rows, } closes what is not open"),
         ("a.json", b"]", "closes what is not open"),
         ("a.json", b'[{"a": 1}, [2]]', "row 2 of .* holds a list: each element of the array is one JSON object"),

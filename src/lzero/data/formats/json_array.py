@@ -18,6 +18,8 @@ from lzero.data.formats.json_lines import decode
 CHUNK_BYTES = 1 << 20
 WRAPPERS = (b"data", b"Data", b"rows")
 """Keys of an object that is not a row itself, and holds the array of rows."""
+_KEY_BYTES = max(map(len, WRAPPERS)) + 2
+"""Bytes of the last chunk that are kept, because one of these keys may begin there."""
 _OUTSIDE, _IN_STRING = re.compile(rb'["{}\[\]]'), re.compile(rb'["\\]')
 _BETWEEN = re.compile(rb"[^\s,\xef\xbb\xbf]")
 """What stands between two rows besides white space, commas, and the byte order mark of the file."""
@@ -53,7 +55,7 @@ class _Splitter:
         """The key of the array of rows of an object."""
         self._in_string = False
         self._string = 0
-        """Where the last string begins."""
+        """Where in `_held` the last string begins; negative: before it, so it is longer than _KEY_BYTES."""
         self._key = b""
         """The last string directly inside of the outermost object."""
         self._rows = 0
@@ -61,21 +63,16 @@ class _Splitter:
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Yield the texts of the rows that end in this chunk. Raises BadRow, BadFile."""
-        if self._is_over:
-            return
         self._held += chunk
         while found := (form := self._form()).search(self._held, self._place):
             self._place = found.end()
-            if form is _BETWEEN and found.group() not in b"{}[]":
-                text = self._held[found.start() :][:20].decode(errors="replace")
-                raise BadRow(self._rows + 1, f"begins with {text!r}: {_RULE}")
+            if self._is_over or (form is _BETWEEN and found.group() not in b"{}[]"):
+                raise self._misplaced(found.start())
             if row := self._take(found.group(), found.start()):
                 self._rows += 1
                 yield row
-            if self._is_over:
-                return
         self._place = max(self._place, len(self._held))
-        done = self._start if self._start >= 0 else min(self._place, len(self._held))
+        done = self._start if self._start >= 0 else max(0, min(self._place, len(self._held)) - _KEY_BYTES)
         self._held, self._place = self._held[done:], self._place - done
         self._start, self._string = min(self._start, 0), self._string - done
         if len(self._held) > base.MAX_ROW_BYTES:
@@ -86,19 +83,27 @@ class _Splitter:
         if self._open_brackets and not self._is_over:
             raise BadFile("is not whole: its JSON ends inside of a value. Fetch or copy it again")
 
+    def _misplaced(self, at: int) -> BadRow | BadFile:
+        text = self._held[at : at + 20].decode(errors="replace")
+        if self._is_over:
+            return BadFile(f"goes on with {text!r} after the object of its rows: write that to a file of its own")
+        return BadRow(self._rows + 1, f"begins with {text!r}: {_RULE}")
+
     def _form(self) -> re.Pattern[bytes]:
         """Return what to search next."""
         if self._in_string:
             return _IN_STRING
-        return _BETWEEN if self._start < 0 and len(self._open_brackets) == self._row_depth - 1 else _OUTSIDE
+        if self._is_over or (self._start < 0 and len(self._open_brackets) == self._row_depth - 1):
+            return _BETWEEN
+        return _OUTSIDE
 
     def _take(self, mark: bytes, at: int) -> bytes:
         """Return the row that ends with this mark; b"" if none does."""
         if mark == b"\\":
             self._place += 1
         elif mark == b'"':
-            if self._in_string and len(self._open_brackets) == 1 and self._string >= 0:
-                self._key = self._held[self._string + 1 : at]
+            if self._in_string and len(self._open_brackets) == 1:
+                self._key = self._held[self._string + 1 : at] if self._string >= 0 else b""
             self._in_string, self._string = not self._in_string, at
         elif mark in b"{[":
             self._open(mark, at)
