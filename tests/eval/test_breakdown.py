@@ -61,6 +61,27 @@ def test_many_values_of_a_property_are_those_of_most_tasks_and_the_others() -> N
     assert sources[OTHERS].num_tasks == 2 * (100 - (MAX_PARTS - 2))
 
 
+def test_a_part_that_is_named_as_the_others_loses_no_task() -> None:
+    records = [record(number, "18", source=OTHERS) for number in range(10)]
+    records += [record(10 + number, "7", source=f"s{number}") for number in range(60)]
+    sources = breakdown(records).by["source"]
+    assert len(sources) == MAX_PARTS
+    assert sum(part.num_tasks for part in sources.values()) == 70
+    assert sum(sources[OTHERS].values) == 10.0
+
+
+def test_evaluations_of_the_same_tasks_have_the_same_parts_whatever_failed() -> None:
+    def names(failed: set[int]) -> tuple[set[str], set[str]]:
+        records = [
+            record(number, None if number in failed else "18", source=f"s{number // 2}", difficulty=float(number))
+            for number in range(120)
+        ]
+        found = breakdown(records).by
+        return set(found["source"]), set(found["difficulty"])
+
+    assert names(set()) == names({0, 2, 119})
+
+
 def test_no_difficulty_is_too_large_or_too_small_for_a_range() -> None:
     for values in ([-1.7e308, 1.7e308, *range(9)], [number * 5e-324 for number in range(12)]):
         found = breakdown([record(number, "18", difficulty=float(value)) for number, value in enumerate(values)])

@@ -23,7 +23,8 @@ MAX_VALUES = 8
 """The most different difficulties that stay apart; more are put into BINS ranges of equal width."""
 BINS = 5
 MAX_PARTS = 50
-"""The most parts by one property: those of most tasks. The tasks of the others are one part, OTHERS."""
+"""The most parts by one property: those of most tasks. The tasks of the others are one part, OTHERS. Failed episodes do not change the
+choice, so evaluations of the same tasks have the same parts."""
 OTHERS = "others"
 METRICS = ("ability", "hops", "difficulty")
 """Properties of tasks whose parts are metrics."""
@@ -82,7 +83,7 @@ def breakdown(records: Sequence[Record]) -> Breakdown:
         raise ValueError("no episode has a score")
     return Breakdown(
         scores=_scores(scored),
-        by=_by(scored),
+        by=_by(records),
         costs=_costs([episode for record in scored for episode, _ in record.scored]),
         endings=dict(Counter(ending for record in records for ending in _endings(record))),
         simpleqa=_grades(scored),
@@ -111,14 +112,14 @@ def _by(records: Sequence[Record]) -> dict[str, dict[str, Part]]:
 
 
 def _parts(records: Sequence[Record], value_of: Callable[[Task], str | None]) -> dict[str, Part]:
+    sizes = Counter(value for record in records if (value := value_of(record.task)) is not None)
+    if len(sizes) > MAX_PARTS:
+        del sizes[OTHERS]  # tasks whose value has this name are among the others
+        sizes = Counter(dict(sorted(sizes.items(), key=lambda part: (-part[1], part[0]))[: MAX_PARTS - 1]))
     values: dict[str, list[float]] = {}
     for record in records:
-        if (value := value_of(record.task)) is not None:
-            values.setdefault(value, []).append(mean(record.scores))
-    if len(values) > MAX_PARTS:
-        largest = set(sorted(values, key=lambda value: -len(values[value]))[: MAX_PARTS - 1])
-        others = [score for value, own in values.items() if value not in largest for score in own]
-        values = {value: values[value] for value in largest} | {OTHERS: others}
+        if record.scores and (value := value_of(record.task)) is not None:
+            values.setdefault(value if value in sizes else OTHERS, []).append(mean(record.scores))
     return {value: Part(values=tuple(values[value])) for value in sorted(values, key=_natural)}
 
 
