@@ -121,17 +121,17 @@ class RayProgram:
                 answered = loop.time() - asked > LOST_S  # the question was with the node for so long
                 silent_since = loop.time() if answered or silent_since is None else silent_since
                 if loop.time() - silent_since > LOST_S:
-                    self._cause = self._lost(f"did not answer for {LOST_S:g} s")
+                    self._cause = self._loss_message(f"did not answer for {LOST_S:g} s")
                 await asyncio.sleep(_PAUSE_S)
             except ray.exceptions.RayError as error:
-                self._cause = self._lost(type(error).__name__)
+                self._cause = self._loss_message(type(error).__name__)
 
-    def _lost(self, why: str) -> str:
+    def _loss_message(self, why: str) -> str:
         return f"was lost with its node {self._node.host} ({why})"
 
-    def lose(self, why: str) -> None:
+    def mark_lost(self, why: str) -> None:
         """Count the program as lost, and leave its end to Ray."""
-        self._cause = self._cause or self._lost(why)
+        self._cause = self._cause or self._loss_message(why)
         self.watching.cancel()
 
 
@@ -145,7 +145,7 @@ class RayLauncher(Service):
         self._claimed: Counter[str] = Counter()
         """Amounts of resources that the programs of this launcher take."""
         self.host = "127.0.0.1"
-        self._head = self._lost = ""
+        self._head = self._head_failure = ""
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -222,8 +222,8 @@ class RayLauncher(Service):
         raise TimeoutError
 
     def _check_head(self) -> None:
-        if self._lost:
-            raise LaunchError(f"{self._lost}: `ray status` shows whether the cluster runs")
+        if self._head_failure:
+            raise LaunchError(f"{self._head_failure}: `ray status` shows whether the cluster runs")
 
     async def close(self) -> None:
         """End every program. The connection to Ray stays until this process ends. Safe to call twice."""
@@ -244,9 +244,9 @@ class RayLauncher(Service):
                 silent_since = silent_since or loop.time()
                 logger.debug("the head of the Ray cluster does not answer at %s", self._head)
             await asyncio.sleep(_PAUSE_S)
-        self._lost = f"the head of the Ray cluster at {self._head} has not answered for {HEAD_S:g} s"
+        self._head_failure = f"the head of the Ray cluster at {self._head} has not answered for {HEAD_S:g} s"
         for program in self._started:
-            program.lose(self._lost)
+            program.mark_lost(self._head_failure)
 
     def _check_room(self, program: Program, found: Sequence[Mapping[str, float]], claimed: Mapping[str, int]) -> None:
         """Raise LaunchError if a program has no room on nodes with the resources `found`, of which this run claims some."""
