@@ -193,7 +193,7 @@ class LocalLauncher(Service):
         """Start a program. Raises LaunchError if it cannot be run."""
         directory = program.directory
         if directory is None:
-            await asyncio.to_thread(sweep, _prefix(program.role))
+            await asyncio.to_thread(remove_left, program.role)
             owned = new_directory(program.role)  # in this thread: a cancelled wait would lose it
             self._directories.append(owned)
             directory = owned.path
@@ -210,14 +210,18 @@ class LocalLauncher(Service):
 
 
 def new_directory(role: str) -> OwnedDirectory:
-    """Make a directory for a program, and remove those that killed processes have left. Raises LaunchError."""
-    sweep(_prefix(role))
+    """Make a directory for a program. Raises LaunchError."""
     try:
         return OwnedDirectory(_prefix(role))
     except OSError as error:
         raise LaunchError(
             f"cannot make a directory for a program in {tempfile.gettempdir()}: {error.strerror}"
         ) from None
+
+
+def remove_left(role: str) -> None:
+    """Remove the directories that killed processes of this machine have left. Takes as long as the disk does."""
+    sweep(_prefix(role))
 
 
 def _prefix(role: str) -> str:

@@ -15,7 +15,7 @@ import msgspec
 from lzero.closing import Service, closed_on_error
 from lzero.errors import LaunchError, StoreError
 from lzero.launch.addresses import Addresses, write_addresses
-from lzero.launch.local import new_directory
+from lzero.launch.local import new_directory, remove_left
 from lzero.launch.protocol import HOST, PORT, PYTHON, Launcher, Node, Program, Running
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ SERVE_S = 120.0
 """Seconds in which a pool server must serve."""
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 60.0
+POOLS = "pools"
+"""Role in the name of the directory with the token and the addresses."""
 OWN_ADDRESS = "address.json"
 """File in a server's directory, where it enters its address."""
 _ASK_S = 0.25
@@ -42,7 +44,7 @@ class PoolServers(Service):
         self._launcher = launcher
         self._token = token
         self._arguments = tuple(arguments)
-        self._directory = new_directory("pools")
+        self._directory = new_directory(POOLS)
         self.addresses = addresses or self._directory.path / "addresses.json"
         self.token_file = self._directory.path / "token"
         self._urls: dict[str, str] = {}
@@ -61,6 +63,7 @@ class PoolServers(Service):
         self.token_file.write_text(self._token, "utf-8")
         write_addresses(self.addresses, Addresses())
         async with closed_on_error(self.close):
+            await asyncio.to_thread(remove_left, POOLS)
             await self._look()
             if not self._keeping:
                 raise LaunchError(

@@ -1,12 +1,13 @@
 """The part of the Ray launcher that runs on a node: an actor that starts one program and waits for its end."""
 
+import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lzero.errors import LaunchError
-from lzero.launch.local import LocalProcess, new_directory, runnable
+from lzero.launch.local import LocalProcess, new_directory, remove_left, runnable
 from lzero.temporary import OwnedDirectory
 
 
@@ -35,6 +36,7 @@ class ProgramOfNode:
             directory = Path(program["directory"])
             directory.mkdir(parents=True, exist_ok=True)
         else:
+            await asyncio.to_thread(remove_left, program["role"])
             self._temporary = new_directory(program["role"])
             directory = self._temporary.path
         command, port = runnable(program["command"], host=host)
