@@ -210,6 +210,12 @@ CASES = tuple(
             "answered without it, or refused",
         ),
         (105, "Escape", "a stranger at the store of a run's ranks", "ranks obey none of its texts"),
+        (
+            106,
+            "HostDoS",
+            "locks on files without number, and the list of all of them",
+            "killed, reason memory; covered",
+        ),
     )
 )
 

@@ -28,7 +28,7 @@ DELEGATE = (
 WITHOUT_GROUPS = (
     Unbounded(
         "memory that the kernel keeps for processes and names of files",
-        "memory maps, file locks, epoll watches, open files of /proc and the names of files that it looked for count as nobody's: a "
+        "memory maps, epoll watches, open files of /proc and the names of files that it looked for count as nobody's: a "
         "REPL can hold gigabytes beyond repl.memory_mb",
         DELEGATE,
     ),

@@ -4,7 +4,8 @@ An address-space limit bounds one process, but not the sum of many. The host the
 is quick to read and never too low. Only if that exceeds the limit, the host reads proportional memory, which divides a shared page among
 the processes that share it, with the zygote above all.
 
-Bytes in sockets belong to no process. Each socket counts as the most that it can hold.
+Bytes in sockets belong to no process. Each socket counts as the most that it can hold. Locks on files do not either, and no control group
+counts them: `lzero.repl.locks` does.
 
 Processes that start and end while the host reads could be missed, and their memory with them. If the host finds other processes after
 reading than before, it stops all of them for the few milliseconds of a second reading. If REPLs have control groups, the kernel bounds
@@ -31,7 +32,7 @@ from typing import Protocol, Self
 
 from lzero.config import ReplConfig
 from lzero.errors import ReplError, SandboxError
-from lzero.repl import processes
+from lzero.repl import locks, processes
 
 logger = logging.getLogger(__name__)
 INTERVAL_S = 0.25
@@ -143,6 +144,9 @@ class _Watchdog:
         """REPLs that have a running task."""
         self._rests: dict[Watched, _Rest] = {}
         """REPL that failed its last quick look → the rest after its last thorough look."""
+        self._occasions = locks.Occasions()
+        self._counting: asyncio.Task[None] | None = None
+        """The last count of locks on files."""
 
     async def round(self, repls: Iterable[Watched], tasks: asyncio.TaskGroup) -> float:
         """Look at each REPL quickly, and start the tasks that follow. Return the processor seconds of the looks."""
@@ -166,7 +170,24 @@ class _Watchdog:
                 elif self._rests.setdefault(repl, _Rest()).is_over(available_bytes):
                     self._start(tasks, repl, self._judge(repl))
             await asyncio.sleep(0)
+        if self._occasions.is_due() and (self._counting is None or self._counting.done()):
+            self._counting = tasks.create_task(self._count_locks(repls, tasks))
         return quick_s
+
+    async def _count_locks(self, repls: Sequence[Watched], tasks: asyncio.TaskGroup) -> None:
+        """End every REPL that holds too many locks on files."""
+        try:
+            held = await asyncio.to_thread(locks.held)
+            if held.total() <= locks.MOST:
+                return
+            for repl in repls:
+                number = sum(held[pid] for pid in processes.tree(repl.host_pids))
+                if number > locks.MOST and repl not in self._busy:
+                    reason = f"memory: its processes held {number:,} locks on files, of which {locks.MOST} are allowed"
+                    self._start(tasks, repl, _end(repl.kill, reason))
+                await asyncio.sleep(0)
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
+            logger.warning("locks on files cannot be counted just now: %s", error)
 
     def _start(self, tasks: asyncio.TaskGroup, repl: Watched, task: Coroutine[None, None, None]) -> None:
         self._busy.add(repl)

@@ -36,8 +36,9 @@ _CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 """Devices that are the host's own files in /dev."""
-_COVERED_FILES = tuple(filter(os.path.exists, ("/proc/cmdline", "/proc/bootconfig")))
-"""Files that are shown empty: the kernel's command line and its boot configuration may hold secrets of the machine."""
+_COVERED_FILES = tuple(filter(os.path.exists, ("/proc/cmdline", "/proc/bootconfig", "/proc/locks")))
+"""Files that are shown empty: the kernel's command line and its boot configuration may hold secrets of the machine. While
+anybody reads /proc/locks, nobody on the machine can lock or unlock a file."""
 _COVERED_DIRECTORIES = tuple(filter(os.path.isdir, ("/proc/pressure", "/proc/fs")))
 """Directories that are shown empty. A process that writes to a file of /proc/pressure makes the kernel watch the load of the whole machine,
 and the kernel limits no number of such watches. Files of /proc/fs show where a disk of the host has free space."""

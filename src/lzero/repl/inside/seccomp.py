@@ -33,6 +33,9 @@ _CLONE_PARENT = 0x8000
 _KEY = (0xFFFFFFF0, 0xFFFFFFF1)
 """Placeholders of the two halves of the key."""
 _CLONE, _NEW_NAMESPACES = (56, 220), 0x7E020000
+_CLONE_FILES, _CLONE_THREAD = 0x400, 0x10000
+"""Locks on files belong to a table of descriptors, and their pid is that of a process. If processes shared a table, locks could outlive
+their pid, and the host could not tell whose they are."""
 _PRLIMIT, _RLIMIT_CORE = (302, 261), 4
 """The limit that keeps the host's handler of core dumps from running must not change: even 0 would let it run."""
 
@@ -84,7 +87,8 @@ _BY_ARGUMENT: tuple[tuple[tuple[int, int | None], _Branch], ...] = (
     # open, openat; and fcntl with F_SETFL, which sets flags later.
     ((2, None), _Branch(_SECOND, _NOT_DIRECT, _ALLOW)),
     ((257, 56), _Branch(_THIRD, _NOT_DIRECT, _ALLOW)),
-    # fcntl: of Linux's own commands (1024 and above) only F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_ADD_SEALS, F_GET_SEALS. The others watch
+    # fcntl: no locks that belong to a descriptor (F_OFD_SETLK, F_OFD_SETLKW): their number is not limited, and no pid is known of them.
+    # Of Linux's own commands (1024 and above) only F_DUPFD_CLOEXEC, F_GETPIPE_SZ, F_ADD_SEALS, F_GET_SEALS. The others watch
     # shared files (F_NOTIFY), hold up who opens them (F_SETLEASE), mark them (F_SET_RW_HINT), take pages of all (F_SETPIPE_SZ).
     (
         (72, 25),
@@ -93,6 +97,7 @@ _BY_ARGUMENT: tuple[tuple[tuple[int, int | None], _Branch], ...] = (
             (
                 *((_EQUAL, command, _ALLOW) for command in (1030, 1032, 1033, 1034)),
                 (_AT_LEAST, 1024, _REFUSE),
+                *((_EQUAL, command, _ERRNO | errno.EINVAL) for command in (37, 38)),
                 (_EQUAL, 4, _Branch(_THIRD, _NOT_DIRECT, _ALLOW)),
             ),
             _ALLOW,
@@ -155,11 +160,14 @@ def _assemble(architecture: int, column: int) -> Iterator[Instruction]:
     for numbers in _UNREADABLE:
         yield _EQUAL, 0, 1, numbers[column]
         yield _RETURN, 0, 0, _ERRNO | errno.ENOSYS
-    yield _EQUAL, 0, 10, _CLONE[column]  # on another number, jump over all of it
+    yield _EQUAL, 0, 13, _CLONE[column]  # on another number, jump over all of it
     yield _LOAD, 0, 0, _FIRST
-    yield _ANY_BIT, 7, 0, _NEW_NAMESPACES
-    yield _ANY_BIT, 1, 0, _CLONE_PARENT
+    yield _ANY_BIT, 10, 0, _NEW_NAMESPACES
+    yield _ANY_BIT, 4, 0, _CLONE_PARENT
+    yield _ANY_BIT, 1, 0, _CLONE_THREAD
+    yield _ANY_BIT, 1, 0, _CLONE_FILES
     yield _RETURN, 0, 0, _ALLOW
+    yield _RETURN, 0, 0, _REFUSE
     yield from _with_key()
     yield _EQUAL, 0, 9, _SETNS[column]
     yield _LOAD, 0, 0, _SECOND
