@@ -374,3 +374,22 @@ signal.pause()
 @pytest.mark.parametrize("code", HONEST.values(), ids=HONEST)
 async def test_honest_use_of_the_same_works(repl: LocalRepl, code: str) -> None:
     assert await value(repl, code) == "True"
+
+
+@attack(39)
+async def test_no_session_changes_settings_even_where_its_user_owns_them(repl: LocalRepl) -> None:
+    """The ordinary user of the test above owns them: outside of its user namespace, it is root."""
+    code = """
+refused = []
+for directory, _, names in os.walk("/proc/sys"):
+    for place in (os.path.join(directory, name) for name in names):
+        if not place.startswith("/proc/sys/kernel/ns_last_pid"):
+            refused.append(attempt(lambda: os.close(os.open(place, os.O_WRONLY))))
+others = [f"/proc/{name}" for name in ("sysrq-trigger", "irq/default_smp_affinity", "bus/pci/00/00.0")]
+[*sorted({*refused, *(attempt(os.open, place, os.O_WRONLY) for place in others)})]"""
+    assert set(await answers(repl, code)) <= {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT}
+
+
+@attack(41)
+async def test_no_session_reads_the_names_of_its_users_keys(repl: LocalRepl) -> None:
+    assert await value(repl, "open('/proc/keys').read(), open('/proc/key-users').read()") == "('', '')"

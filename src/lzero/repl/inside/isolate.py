@@ -36,12 +36,17 @@ _CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)
 _NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 """Devices that are the host's own files in /dev."""
-_COVERED_FILES = tuple(filter(os.path.exists, ("/proc/cmdline", "/proc/bootconfig", "/proc/locks")))
-"""Files that are shown empty: the kernel's command line and its boot configuration may hold secrets of the machine. While
-anybody reads /proc/locks, nobody on the machine can lock or unlock a file."""
+_COVERED_FILES = tuple(
+    filter(os.path.exists, (f"/proc/{name}" for name in ("cmdline", "bootconfig", "keys", "key-users", "locks")))
+)
+"""Files that are shown empty: the kernel's command line and its boot configuration may hold secrets of the machine. The keys are
+those of the user, who may be lzero's own. While anybody reads /proc/locks, nobody on the machine can lock or unlock a file."""
 _COVERED_DIRECTORIES = tuple(filter(os.path.isdir, ("/proc/pressure", "/proc/fs")))
 """Directories that are shown empty. A process that writes to a file of /proc/pressure makes the kernel watch the load of the whole machine,
 and the kernel limits no number of such watches. Files of /proc/fs show where a disk of the host has free space."""
+_A_SETTING = "/proc/sys/fs/file-max"
+_NAMESPACES = "/proc/sys/user"
+"""Settings of user namespaces, which the kernel protects itself."""
 _TERMINALS = 16
 """The most pseudoterminals of one REPL; the kernel has a few thousand for all."""
 _PENDING_SIGNALS = 64
@@ -211,6 +216,8 @@ def furnish(limits: Limits, user: int) -> None:
         _mount("/dev/null", place, "", _MS_BIND, "")
     for place in _COVERED_DIRECTORIES:
         _mount(HOME, place, "", _MS_BIND, "")  # still empty and read-only: the jail's own
+    if os.access(_A_SETTING, os.W_OK):
+        _keep_settings()
     _mount("devpts", "/dev/pts", "devpts", _MS_NOSUID | _MS_NOEXEC, f"mode=600,ptmxmode=666,max={_TERMINALS}")
     options = f"mode=755,size={limits.disk_bytes},nr_inodes={limits.files}"
     _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, options)
@@ -222,6 +229,24 @@ def furnish(limits: Limits, user: int) -> None:
         _mount(source, target, "", _MS_BIND, "")
     socket.sethostname("repl")
     os.chdir(HOME)
+
+
+def _keep_settings() -> None:
+    """Make everything in /proc that belongs to no process read-only. Raises OSError.
+
+    Its files belong to the host's root, who needs no capability to write most of them. An ordinary user of the host may not. But in a user
+    namespace, the host's root may look like an ordinary user.
+    """
+    settings = [f"/proc/sys/{name}" for name in os.listdir("/proc/sys")]
+    for place in (*(f"/proc/{name}" for name in os.listdir("/proc") if not name.isdigit()), *settings):
+        if os.path.islink(place) or place in ("/proc/sys", _NAMESPACES, *_COVERED_FILES, *_COVERED_DIRECTORIES):
+            continue
+        if os.stat(place).st_mode & 0o004:
+            _mount(place, place, "", _MS_BIND, "")
+            flags = _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+            _mount("none", place, "", flags, "")
+        else:
+            _mount("/dev/null", place, "", _MS_BIND, "")
 
 
 def _mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
