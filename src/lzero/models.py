@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING
 from lzero.apart import run_apart
 from lzero.config import NANO
 from lzero.errors import ModelError
-from lzero.model_files import check_model, check_tokenizer, first_line, read_by_library, read_json
+from lzero.model_files import check_model, check_tokenizer, first_line, read_by_library, read_json, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 ASSETS = Path(__file__).parent / "assets"
-PLAIN = ("llama", "mistral", "qwen2", "qwen3")
 BUILD_S, BUILD_BYTES = 60.0, 4 << 30
-"""Seconds and bytes in which a model of another type than PLAIN must be built without weights."""
+"""Seconds and bytes in which a model must be built without weights."""
+WEIGHTS_PER_BYTE, SPARE_WEIGHTS = 4, 1 << 26
+"""Weights that a byte of the files may hold, and values that a model may compute besides, such as a table of positions."""
 PAD, TURN_START, TURN_END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"
@@ -128,24 +129,59 @@ def empty_model(path: str | Path) -> "PreTrainedModel":
 
 
 def check_buildable(directory: Path, *, whole: bool = True) -> None:
-    """Read config.json with transformers and, if `whole`, build the model without weights, in a fork. Raises ModelError if that takes more
-    than BUILD_S or BUILD_BYTES; for any other problem, the caller's own attempt fails with its reason.
+    """Read config.json with transformers and, if `whole`, build the model without weights, in a fork.
 
-    The classes of transformers count layers under hundreds of names, in nested objects too, and expand some lists as they read them. Those
-    of PLAIN have no count besides the layers, which `resolve` has compared with the weights.
+    Raises ModelError if that fails, takes more than BUILD_S or BUILD_BYTES, or makes more weights than the files can hold. The classes of
+    transformers count layers under hundreds of names, in nested objects too, and expand some numbers and lists as they read them.
     """
     settings = read_json(directory, "config.json", needed_for="a model directory")
-    if settings.get("model_type") in PLAIN:
-        return
-
-    def build() -> str:
-        _built(directory) if whole else read_config(directory)
-        return ""
-
-    outcome = run_apart(build, seconds=BUILD_S, memory_bytes=BUILD_BYTES)
-    why = {"TimeoutError": f"more than {BUILD_S:g} s", "MemoryError": f"more than {BUILD_BYTES:,} bytes of memory"}
-    if takes := [why[name] for name in outcome.raised if name in why]:
+    with read_by_library(directory, "the model cannot be loaded"):
+        _import_classes(str(settings.get("model_type")), whole=whole)
+    outcome = run_apart(
+        lambda: _num_weights(directory) if whole else _read_as_tokenizers_do(directory),
+        seconds=BUILD_S,
+        memory_bytes=BUILD_BYTES,
+    )
+    limits = {"TimeoutError": f"more than {BUILD_S:g} s", "MemoryError": f"more than {BUILD_BYTES:,} bytes of memory"}
+    if takes := [limits[name] for name in outcome.raised if name in limits]:
         raise ModelError(f"{directory}: what its config.json describes takes {takes[0]} to build")
+    if outcome.raised:
+        raise ModelError(f"{directory}: the model cannot be loaded: {outcome.reason or outcome.raised[0]}")
+    if whole:
+        num_bytes = sum(file.stat().st_size for file in weight_files(directory))
+        if int(outcome.text) > num_bytes * WEIGHTS_PER_BYTE + SPARE_WEIGHTS:
+            raise ModelError(
+                f"{directory}: config.json describes {int(outcome.text):,} weights, and the files of the weights have {num_bytes:,} bytes: "
+                "they are not of one model"
+            )
+
+
+def _import_classes(model_type: str, *, whole: bool) -> None:
+    """Import what reads and builds a model of this type, because imports in a fork would count as its time and memory."""
+    from transformers import CONFIG_MAPPING
+
+    with suppress(KeyError):  # an unknown type: reading config.json gives the reason
+        kind = CONFIG_MAPPING[model_type]
+        if whole:
+            from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+            MODEL_FOR_CAUSAL_LM_MAPPING[kind]
+
+
+def _num_weights(directory: Path) -> str:
+    model = _built(directory)
+    return str(sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers())))
+
+
+def _read_as_tokenizers_do(directory: Path) -> str:
+    """Read config.json with the class of its type, or else with that of all types, as AutoTokenizer does."""
+    from transformers import PreTrainedConfig
+
+    try:
+        read_config(directory)
+    except (ValueError, OSError):
+        PreTrainedConfig.from_pretrained(directory, local_files_only=True)
+    return ""
 
 
 def read_config(directory: Path) -> "PretrainedConfig":

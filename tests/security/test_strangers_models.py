@@ -4,6 +4,7 @@ import json
 import resource
 import shutil
 import struct
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -141,6 +142,8 @@ ENDLESS: dict[str, dict[str, object]] = {
         "decoder_layers": 10**9,
     },
     "a list that is expanded": {"model_type": "gpt_neo", "attention_types": [[["global", "local"], 10**10]]},
+    "labels": {"model_type": "llama", "num_labels": 10**9},
+    "labels of an unknown type": {"model_type": "none", "num_labels": 10**9},
 }
 
 
@@ -151,11 +154,56 @@ def test_a_model_that_takes_forever_to_build_is_a_model_error(
 ) -> None:
     monkeypatch.setattr(models, "BUILD_S", 3.0)
     (model / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(ModelError, match=r"takes more than .* to build"):
-        models.load_model(model, dtype="float32", device="cpu")
-    if "attention_types" in settings:
+    if settings["model_type"] != "none":
+        with pytest.raises(ModelError, match=r"takes more than .* to build"):
+            models.load_model(model, dtype="float32", device="cpu")
+    if {"attention_types", "num_labels"} & settings.keys():
         with pytest.raises(ModelError, match=r"takes more than .* to build"):
             load_tokenizer(model)
+
+
+@attack(93)
+def test_layers_that_the_weights_have_too_take_no_time_without_bound(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "BUILD_S", 3.0)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(
+        json.dumps(config | {"num_hidden_layers": 100_000, "layer_types": None, "model_type": "llama"})
+    )
+    tensors = {str(number): {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for number in range(100_000)}
+    header = json.dumps(tensors).encode()
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(ModelError, match=r"takes more than .* to build"):
+        models.empty_model(model)
+
+
+@attack(93)
+def test_more_weights_than_the_files_can_hold_get_no_memory(model: Path) -> None:
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"vocab_size": 1_000_000}))
+    with pytest.raises(ModelError, match=r"config.json describes 96,\d+,\d+ weights, and .* not of one model"):
+        models.load_model(model, dtype="float32", device="cpu")
+
+
+@attack(93)
+@pytest.mark.parametrize("settings", [{"model_type": "none"}, SMALL | {"model_type": "bart", "d_model": 7}])
+def test_what_fails_under_limits_is_not_tried_without_them(settings: dict[str, object], model: Path) -> None:
+    (model / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="the model cannot be loaded: "):
+        models.check_buildable(model)
+
+
+def test_the_tokenizer_of_an_unknown_type_of_model_is_loaded(model: Path) -> None:
+    (model / "config.json").write_text('{"model_type": "none"}')
+    assert load_tokenizer(model).eos_token
+
+
+def test_imports_count_as_no_time_of_building(model: Path) -> None:
+    with suppress(ModelError):
+        (model / "config.json").write_text('{"model_type": "codegen"}')
+        models.check_buildable(model)
+    assert "transformers.models.codegen.modeling_codegen" in sys.modules
 
 
 @attack(93)
