@@ -42,6 +42,8 @@ def check_model(directory: Path) -> None:
             "and give the directory of the result"
         )
     config = read_json(directory, "config.json", needed_for="a model directory in Hugging Face format")
+    if (directory / "generation_config.json").is_file():
+        read_json(directory, "generation_config.json", needed_for="a model directory")
     num_tensors = sum(_check_safetensors(file) for file in weight_files(directory))
     for key in _LAYERS:
         if isinstance(layers := config.get(key), int) and layers > num_tensors:
@@ -62,8 +64,11 @@ def check_tokenizer(directory: Path) -> None:
     _check_links(directory)
     if not any((directory / name).is_file() for name in TOKENIZER_FILES):
         raise ModelError(f"{directory} has no tokenizer ({' or '.join(TOKENIZER_FILES)}): save it beside the weights")
-    for name in (*TOKENIZER_FILES, "merges.txt", "added_tokens.json", "special_tokens_map.json"):
+    for name in ("tokenizer.model", "merges.txt"):
         _check_size(directory / name, MAX_TOKENIZER_BYTES)
+    for name in ("vocab.json", "added_tokens.json", "special_tokens_map.json"):
+        if (directory / name).is_file():
+            read_json(directory, name, needed_for="a tokenizer", max_bytes=MAX_TOKENIZER_BYTES)
     for template in (directory / "chat_template.jinja", *(directory / TEMPLATES).glob("*")):
         _check_size(template, MAX_TEMPLATE_BYTES)
     if (directory / "tokenizer.json").is_file():
@@ -73,6 +78,10 @@ def check_tokenizer(directory: Path) -> None:
     settings = {}
     if (directory / "tokenizer_config.json").is_file():
         settings = read_json(directory, "tokenizer_config.json", needed_for="a tokenizer")
+    if "fast_tokenizer_files" in settings:
+        raise ModelError(
+            f"{directory}: tokenizer_config.json names files that replace tokenizer.json (fast_tokenizer_files): put one in its place"
+        )
     if not ((directory / "chat_template.jinja").is_file() or settings.get("chat_template")):
         raise ModelError(
             f"{directory}: the tokenizer has no chat template, which marks where a turn starts and ends. Base models often "

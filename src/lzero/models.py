@@ -135,6 +135,10 @@ def check_buildable(directory: Path, *, whole: bool = True) -> None:
     transformers count layers under hundreds of names, in nested objects too, and expand some numbers and lists as they read them.
     """
     settings = read_json(directory, "config.json", needed_for="a model directory")
+    if "configuration_files" in settings:
+        raise ModelError(
+            f"{directory}: config.json names files that replace it (configuration_files): put one in its place"
+        )
     with read_by_library(directory, "the model cannot be loaded"):
         _import_classes(str(settings.get("model_type")), whole=whole)
     outcome = run_apart(

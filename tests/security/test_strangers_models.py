@@ -16,7 +16,7 @@ from cases import attack
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from lzero import models
+from lzero import model_files, models
 from lzero.agent import chat_template
 from lzero.agent.renderer import Renderer
 from lzero.config import Config, make_config
@@ -204,6 +204,28 @@ def test_imports_count_as_no_time_of_building(model: Path) -> None:
         (model / "config.json").write_text('{"model_type": "codegen"}')
         models.check_buildable(model)
     assert "transformers.models.codegen.modeling_codegen" in sys.modules
+
+
+@attack(93)
+@pytest.mark.parametrize(
+    ("name", "key"), [("config.json", "configuration_files"), ("tokenizer_config.json", "fast_tokenizer_files")]
+)
+def test_no_other_file_replaces_one_that_was_checked(name: str, key: str, model: Path) -> None:
+    values = json.loads((model / name).read_text())
+    (model / name).write_text(json.dumps(values | {key: [name.replace(".json", ".4.0.0.json")]}))
+    with pytest.raises(ModelError, match=key):
+        load_tokenizer(model)
+
+
+@attack(93)
+@pytest.mark.parametrize(
+    "name", ["generation_config.json", "vocab.json", "added_tokens.json", "special_tokens_map.json"]
+)
+def test_each_json_file_has_a_bound_on_its_values(name: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_files, "BYTES_OF_A_VALUE", 1 << 14)
+    (model / name).write_text(json.dumps({"a": [{}] * 20_000}))
+    with pytest.raises(ModelError, match=f"{name} is broken or truncated: .* values"):
+        resolve(str(model))
 
 
 @attack(93)
