@@ -141,11 +141,11 @@ def check_buildable(directory: Path, *, whole: bool = True) -> None:
         )
     with read_by_library(directory, "the model cannot be loaded"):
         _import_classes(str(settings.get("model_type")), whole=whole)
-    outcome = run_apart(
-        lambda: _num_weights(directory) if whole else _read_as_tokenizers_do(directory),
-        seconds=BUILD_S,
-        memory_bytes=BUILD_BYTES,
-    )
+        outcome = run_apart(
+            lambda: _num_weights(directory) if whole else _read_as_tokenizers_do(directory),
+            seconds=BUILD_S,
+            memory_bytes=BUILD_BYTES,
+        )
     limits = {"TimeoutError": f"more than {BUILD_S:g} s", "MemoryError": f"more than {BUILD_BYTES:,} bytes of memory"}
     if takes := [limits[name] for name in outcome.raised if name in limits]:
         raise ModelError(f"{directory}: what its config.json describes takes {takes[0]} to build")
