@@ -189,17 +189,18 @@ answer = ctypes.create_string_buffer(512)
     attempt(os.open, "/opt/environment/pyvenv.cfg", os.O_DIRECT),
     call("syscall", 437, -100, b"/usr", ctypes.create_string_buffer(24), 24),  # openat2
     *(call("ioctl", shared, ctypes.c_ulong(kind), answer) for kind in (0xc0c0583b, 0xc020660b, 0x80111500, 0x6612)),
+    *(call("ioctl", shared, ctypes.c_ulong(kind), answer) for kind in (0x9408, 0xc0189436, 0xf50f, 0x6f01)),
 ]
 """
-"""Without the filter, the first three find no file of this number. The last four are FS_IOC_GETFSMAP, FS_IOC_FIEMAP, FS_IOC_GETFSUUID and
-EXT4_IOC_PRECACHE."""
+"""Without the filter, the first three find no file of this number. The last eight are FS_IOC_GETFSMAP, FS_IOC_FIEMAP, FS_IOC_GETFSUUID,
+EXT4_IOC_PRECACHE, BTRFS_IOC_SYNC, FIDEDUPERANGE, F2FS_IOC_PRECACHE_EXTENTS and OCFS2_IOC_INFO's kind."""
 
 
 @X86_64
 @attack(104)
 async def test_no_session_uses_the_disk_that_all_share(repl: LocalRepl, open_repl: LocalRepl) -> None:
     assert (await answers(open_repl, DISK))[:4] == [errno.EBADF] * 3 + [0]
-    assert await answers(repl, DISK) == [0, 0, 0, errno.EINVAL, errno.EINVAL, errno.ENOSYS] + [errno.EPERM] * 4
+    assert await answers(repl, DISK) == [0, 0, 0, errno.EINVAL, errno.EINVAL, errno.ENOSYS] + [errno.EPERM] * 8
     work = "import os\nwith open('own', 'wb') as file: file.write(b'x'), file.flush(), os.fsync(file.fileno())"
     assert await value(repl, f"{work}\nos.path.getsize('own'), os.isatty(0)") == "(1, False)"
 

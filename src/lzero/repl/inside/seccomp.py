@@ -74,14 +74,22 @@ _BY_ARGUMENT: tuple[tuple[tuple[int, int | None], _Branch], ...] = (
     # personality: the ordinary one, and the query.
     ((135, 92), _Branch(_FIRST, ((_EQUAL, 0, _ALLOW), (_EQUAL, 0xFFFFFFFF, _ALLOW)), _REFUSE)),
     # ioctl: TIOCSTI and TIOCLINUX insert input as if the user had typed it; TIOCSETD makes the kernel load a module. Of file systems
-    # (the kinds "f", "X" and 0x15) only FS_IOC_GETFLAGS: the others tell where on the disk files and free space are, and its name, and
-    # some of them block every process that writes to it, for seconds.
+    # (the kinds "f", "X" and 0x15; 0x94 of btrfs, 0xF5 of f2fs, "o" of ocfs2) only FS_IOC_GETFLAGS and FICLONE: the others tell where on
+    # the disk files and free space are, and its name, and some of them write all of it back, or block every process that writes to it.
     (
         (16, 29),
         _Branch(
             _SECOND,
-            (*((_EQUAL, command, _REFUSE) for command in (0x5412, 0x541C, 0x5423)), (_EQUAL, 0x80086601, _ALLOW)),
-            _Branch(_SECOND, tuple((_EQUAL, kind << 8, _REFUSE) for kind in (0x66, 0x58, 0x15)), _ALLOW, mask=0xFF00),
+            (
+                *((_EQUAL, command, _REFUSE) for command in (0x5412, 0x541C, 0x5423)),
+                *((_EQUAL, command, _ALLOW) for command in (0x80086601, 0x40049409)),
+            ),
+            _Branch(
+                _SECOND,
+                tuple((_EQUAL, kind << 8, _REFUSE) for kind in (0x66, 0x58, 0x15, 0x94, 0xF5, 0x6F)),
+                _ALLOW,
+                mask=0xFF00,
+            ),
         ),
     ),
     # open, openat; and fcntl with F_SETFL, which sets flags later.
