@@ -8,6 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import numpy as np
 import pydantic
 import pytest
@@ -24,6 +25,8 @@ from lzero.engine.chat.reply import StopCut, cut_off_stop
 from lzero.engine.local.stops import Ending
 from lzero.errors import ToolError
 from lzero.models import build_tokenizer
+from lzero.repl import wire
+from lzero.repl.remote import wire as remote_wire
 from lzero.rewards.answers import contains, exact_match, f1
 from lzero.text import fold, one_line, unbroken, words
 from lzero.tools import tool
@@ -194,6 +197,19 @@ async def test_arguments_of_many_values_hold_up_nobody(item: Json, name: str) ->
     else:
         assert answer == MAX_VALUES // 2 - 2
     assert time.thread_time() - start < 1.0  # several seconds for the most that fit into a call
+
+
+@attack(102)
+@pytest.mark.parametrize("value", [b"{}", b"0", b'""'])
+def test_arguments_of_a_hundred_thousand_values_are_not_decoded(value: bytes) -> None:
+    arguments = b'{"items":[' + b",".join([value] * 100_000) + b"]}"
+    with pytest.raises(ToolError, match="more than 50,000 values") as local:
+        wire.arguments_of(wire.Call(id=1, name="count", arguments=msgspec.Raw(arguments)))
+    with pytest.raises(ToolError, match="more than 50,000 values") as remote:
+        remote_wire.arguments_of(remote_wire.Call(id=1, name="count", arguments=arguments))
+    assert local.value.fault == remote.value.fault == "agent"
+    text = b'{"text":"' + b"a," * 400_000 + b'"}'
+    assert len(wire.arguments_of(wire.Call(id=1, name="count", arguments=msgspec.Raw(text)))) == 1
 
 
 @attack(102)

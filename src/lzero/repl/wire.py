@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from lzero.errors import ProtocolError, ToolError
+from lzero.json_bounds import has_too_many
 from lzero.protocols import ToolStub
 from lzero.types import Display, Error, Json, Output, Result, Stream, WorkspaceFile
 
@@ -24,6 +25,8 @@ notes on what was cut.
 """
 MAX_ARGUMENTS = 1 << 20
 """Bytes of JSON in a call."""
+MAX_ARGUMENT_VALUES = 50_000
+"""Objects, lists and commas in the arguments of a call. A million bytes of `{},` hold up the event loop for a tenth of a second."""
 CHUNK_BYTES = 1 << 20
 """Bytes of a file in one frame; only the last chunk is shorter."""
 MAX_LISTED = 4096
@@ -262,14 +265,20 @@ def _chars(output: Output) -> int:
 
 
 def arguments_of(call: Call) -> dict[str, Json]:
-    """Decode the arguments of a call. Raises ToolError if they are too large, ProtocolError if they are not an object.
-
-    Checks their size first, because decoding costs the host time.
-    """
-    size = len(memoryview(call.arguments))
-    if size > MAX_ARGUMENTS:
-        raise ToolError(f"{call.name}: {size:,} bytes of arguments; {MAX_ARGUMENTS:,} are allowed", fault="agent")
+    """Decode the arguments of a call. Raises ToolError if they are too large, ProtocolError if they are not an object."""
+    check_arguments(call.name, memoryview(call.arguments))
     return decoded(_arguments, call.arguments, "the arguments of a call")
+
+
+def check_arguments(name: str, arguments: bytes | memoryview) -> None:
+    """Raise ToolError if the arguments of a call are too large to be decoded, which costs the host time."""
+    size = len(arguments)
+    if size > MAX_ARGUMENTS:
+        raise ToolError(f"{name}: {size:,} bytes of arguments; {MAX_ARGUMENTS:,} are allowed", fault="agent")
+    if has_too_many(bytes(arguments), MAX_ARGUMENT_VALUES):
+        raise ToolError(
+            f"{name}: more than {MAX_ARGUMENT_VALUES:,} values in its arguments: give it fewer", fault="agent"
+        )
 
 
 def files_of(listing: Listing) -> tuple[WorkspaceFile, ...]:

@@ -18,11 +18,10 @@ from lzero.errors import (
     ReplDied,
     ReplError,
     SandboxError,
-    ToolError,
     WorkspaceError,
 )
 from lzero.protocols import ToolStub
-from lzero.repl.wire import MAX_ARGUMENTS, MAX_FRAME, MAX_LISTED, Message, decoded
+from lzero.repl.wire import MAX_ARGUMENTS, MAX_FRAME, MAX_LISTED, Message, check_arguments, decoded
 from lzero.types import Execution, Json, WorkspaceFile
 
 VERSION = 2
@@ -264,10 +263,7 @@ def value_of(reply: Reply) -> Json:
 
 def arguments_of(call: Call) -> dict[str, Json]:
     """Decode the arguments of a call. Raises ToolError if they are too large, ProtocolError if they are not an object."""
-    if len(call.arguments) > MAX_ARGUMENTS:
-        raise ToolError(
-            f"{call.name}: {len(call.arguments):,} bytes of arguments; {MAX_ARGUMENTS:,} are allowed", fault="agent"
-        )
+    check_arguments(call.name, call.arguments)
     return object_of(call.arguments)
 
 
