@@ -11,8 +11,7 @@
     episodes/<table>/<phase>-<update>.parquet
     questions/              finished questions of an evaluation under way (`lzero.eval.finished`)
     finished/ order.jsonl   groups that finished before they are trained on, and the order of training (`lzero.store.finished`)
-    checkpoints/
-    tensorboard/ wandb/   written if run.trackers asks for them
+    checkpoints/ tensorboard/ wandb/   the last two if run.trackers asks for them
 
 The .jsonl files and run.log grow. Every other file is written under another name and renamed, so it is complete or absent. `update` counts
 from 0. Policy version u sampled all episodes of update u, in training and in evaluation.
