@@ -101,3 +101,10 @@ def test_make_knows_the_targets_that_the_readme_names() -> None:
     named = {line.split()[1] for line in shell_lines() if line.startswith("make ")}
     assert named >= {"demo", "test"}
     assert named <= targets
+
+
+def test_the_readme_puts_lzero_on_the_path_before_it_calls_it() -> None:
+    lines = list(shell_lines())
+    environment = re.search(r"^VENV := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert environment is not None
+    assert lines.index(f". {environment[1]}/bin/activate") < lines.index(COMMANDS[0])
