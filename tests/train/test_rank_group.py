@@ -12,6 +12,7 @@ from torch.distributed import HashStore, PrefixStore  # type: ignore[attr-define
 from lzero.config import load_config
 from lzero.errors import ConfigError, RankError
 from lzero.train.ranks import group as groups
+from lzero.train.ranks import watch
 from lzero.train.ranks.group import Group, Start
 from lzero.train.ranks.place import Place, placed
 from lzero.train.ranks.starting import is_alone
@@ -103,6 +104,20 @@ def test_a_rank_that_ends_before_the_process_group_is_open_is_named_at_once() ->
         with pytest.raises(RankError, match=r"^rank 1 ended with code 1$"):
             Group.join(places[0], start=Start(device="cpu", timeout_s=4), store=store, ended=lambda: how)
         ends.result(10)
+
+
+def test_rank_0_gives_signs_of_life_while_it_expects_the_others_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "BEAT_S", 0.01)
+    store, how = HashStore(), dict[int, str]()
+    first = Group(Place(rank=0, size=2, local_rank=0, host="", port=0), store)
+    first._watch.start(lambda: how)
+    first.stop_watching()
+    how[1] = "ended with code 0"
+    beats = {store.get("beat/0")}
+    while len(beats) < 5:
+        beats.add(store.get("beat/0"))
+    assert first.failure == ""
+    first.close()
 
 
 def test_the_first_failure_is_the_one_that_all_ranks_report() -> None:

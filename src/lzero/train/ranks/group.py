@@ -176,7 +176,7 @@ class Group:
 
     def stop_watching(self) -> None:
         """Expect the ranks to end from now on."""
-        self._watch.stop()
+        self._watch.expect_ends()
 
     def fail(self, problem: str) -> str:
         """Tell all ranks that the run cannot continue, and why. Return the reason that came first, which may be another rank's."""

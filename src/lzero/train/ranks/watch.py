@@ -31,6 +31,7 @@ class Watch:
         self._group = group
         self._store = store
         self._stopped = threading.Event()
+        self._ending = False
         self._threads: list[threading.Thread] = []
         self._answered = time.monotonic()
         self._telling = threading.Lock()
@@ -47,7 +48,11 @@ class Watch:
 
     @property
     def is_running(self) -> bool:
-        return bool(self._threads) and not self._stopped.is_set()
+        return bool(self._threads) and not self._stopped.is_set() and not self._ending
+
+    def expect_ends(self) -> None:
+        """Take no end of a rank for a failure from now on. Signs of life go on: the others may still write a checkpoint."""
+        self._ending = True
 
     def stop(self) -> None:
         self._stopped.set()
@@ -72,7 +77,7 @@ class Watch:
             self._answered = now = time.monotonic()
             late = [f"rank {rank} gives no sign of life" for rank, (_, when) in seen.items() if now - when > DEAD_S]
             gone = [f"rank {rank} {why}" for rank, why in ended().items()]
-            if problem := failure or next(iter((*gone, *late)), ""):
+            if not self._ending and (problem := failure or next(iter((*gone, *late)), "")):
                 self._tell(failure or self._group.fail(problem))
                 return
 
@@ -85,7 +90,7 @@ class Watch:
 
     def _tell(self, failure: str) -> None:
         with self._telling:
-            if self._told:
+            if self._told or self._ending:
                 return
             self._told = True
         self.failure = self.failure or failure
