@@ -25,14 +25,17 @@ class Occasions:
     """Tells when a count is due."""
 
     def __init__(self) -> None:
-        self._least = _kernels_bytes()
+        self._least = self._now = _kernels_bytes()
 
     def is_due(self) -> bool:
         """Return whether the kernel's own memory has grown by GROWTH_BYTES since the last count, or since it was least."""
-        now = _kernels_bytes()
-        due = now >= self._least + GROWTH_BYTES
-        self._least = now if due else min(now, self._least)
-        return due
+        self._now = _kernels_bytes()
+        self._least = min(self._now, self._least)
+        return self._now >= self._least + GROWTH_BYTES
+
+    def counted(self) -> None:
+        """Wait for new growth. A count that fails does not call this, so it is repeated."""
+        self._least = self._now
 
 
 def held() -> Counter[int]:

@@ -170,7 +170,7 @@ class _Watchdog:
                 elif self._rests.setdefault(repl, _Rest()).is_over(available_bytes):
                     self._start(tasks, repl, self._judge(repl))
             await asyncio.sleep(0)
-        if self._occasions.is_due() and (self._counting is None or self._counting.done()):
+        if (self._counting is None or self._counting.done()) and self._occasions.is_due():
             self._counting = tasks.create_task(self._count_locks(repls, tasks))
         return quick_s
 
@@ -178,14 +178,13 @@ class _Watchdog:
         """End every REPL that holds too many locks on files."""
         try:
             held = await asyncio.to_thread(locks.held)
-            if held.total() <= locks.MOST:
-                return
-            for repl in repls:
+            for repl in repls if held.total() > locks.MOST else ():
                 number = sum(held[pid] for pid in processes.tree(repl.host_pids))
-                if number > locks.MOST and repl not in self._busy:
+                if number > locks.MOST:  # also while a task looks at it: a REPL can see to that
                     reason = f"memory: its processes held {number:,} locks on files, of which {locks.MOST} are allowed"
                     self._start(tasks, repl, _end(repl.kill, reason))
                 await asyncio.sleep(0)
+            self._occasions.counted()
         except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
             logger.warning("locks on files cannot be counted just now: %s", error)
 
