@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import re
+from pathlib import Path
 
 import pytest
 from cases import attack
@@ -34,6 +35,22 @@ async def test_a_session_that_holds_locks_without_number_ends(monkeypatch: pytes
             r"memory: its processes held [\d,]+ locks on files, of which 256 are allowed", execution.reason
         )
         assert await value(honest, "6 * 7") == "42"
+
+
+@attack(106)
+async def test_a_lock_counts_once_even_if_it_is_listed_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A session that locks files while the host reads the list pushes the locks of others back."""
+    (tmp_path / "locks").write_text(
+        "1: POSIX  ADVISORY  WRITE 12 fd:00:7 0 0\n"
+        "2: POSIX  ADVISORY  READ 12 fd:00:7 2 EOF\n"
+        "2: -> POSIX  ADVISORY  WRITE 14 fd:00:7 2 2\n"
+        "3: FLOCK  ADVISORY  WRITE 12 fd:00:8 0 EOF\n"
+        "4: POSIX  ADVISORY  WRITE 12 fd:00:7 0 0\n"
+        "5: POSIX  ADVISORY  WRITE 13 fd:00:7 4 4\n"
+        "6: POSIX  ADVIS"
+    )
+    monkeypatch.setattr(locks, "_PLACE", tmp_path / "locks")
+    assert locks.held() == {12: 2, 13: 1}
 
 
 @attack(106)

@@ -18,7 +18,8 @@ _LISTED_BYTES = 1 << 20
 _PLACE = Path("/proc/locks")
 _MEMINFO = Path("/proc/meminfo")
 _KERNELS = re.compile(r"^SUnreclaim:\s+(\d+) kB$", re.MULTILINE)
-_LOCK = re.compile(rb"^\d+: POSIX +\w+ +\w+ +(\d+) ", re.MULTILINE)
+_LOCK = re.compile(rb"^\d+: POSIX +\w+ +\w+ +(\d+) (\S+ \d+ \S+)$", re.MULTILINE)
+"""A lock's pid, and its place: file and range. A process holds one lock of a place."""
 
 
 class Occasions:
@@ -39,7 +40,10 @@ class Occasions:
 
 
 def held() -> Counter[int]:
-    """Return pid → number of its locks, as far as the list is read. Raises OSError."""
+    """Return pid → number of its locks, as far as the list is read. Raises OSError.
+
+    The list has no order that stays: whoever locks files while it is read pushes locks of others back, and they are listed again.
+    """
     listed = b""
     descriptor = os.open(_PLACE, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -47,7 +51,7 @@ def held() -> Counter[int]:
             listed += page
     finally:
         os.close(descriptor)
-    return Counter(map(int, _LOCK.findall(listed)))
+    return Counter(int(pid) for pid, _ in set(_LOCK.findall(listed)))
 
 
 def _kernels_bytes() -> int:
