@@ -47,7 +47,7 @@ async def check_placement(directory: Path) -> None:
             ):
                 with pytest.raises(LaunchError, match=said):
                     await launcher.launch(program)
-            assert time.monotonic() - started < 10.0
+            assert time.monotonic() - started < 60.0  # without waiting for a node that may come
             await launcher.check([rank(1), rank(2)])
             with pytest.raises(LaunchError, match=r"rank 3 needs 1 lzero_rank.*has 2 on 2 nodes.*already takes 2"):
                 await launcher.check([rank(1), rank(2), rank(3)])

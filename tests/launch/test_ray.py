@@ -16,7 +16,6 @@ from lzero.launch.ray import RayLauncher, check_reachable
 from lzero.train.preflight.cluster import programs
 
 
-@pytest.mark.slow
 @pytest.mark.integration
 @pytest.mark.timeout(700)
 def test_programs_start_where_their_resource_is_and_a_lost_node_is_named(tmp_path: Path) -> None:
