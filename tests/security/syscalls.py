@@ -21,6 +21,9 @@ def attempt(function, *arguments):
     return 0
 """
 """Both answer 0, or the errno."""
+_NAMES = ("msg", "sem", "shm", "auto_msgmni", "ns_last_pid", "pid_max")
+OWN_SETTINGS = ("/proc/sys/fs/mqueue/", *(f"/proc/sys/kernel/{name}" for name in _NAMES))
+"""How the settings of the namespaces begin that a session has to itself. It may change them."""
 
 
 async def answers(repl: LocalRepl, code: str) -> list[int]:

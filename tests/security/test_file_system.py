@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cases import attack
 from repl_sessions import no_tools, raised, run, value
-from syscalls import CALL, answers
+from syscalls import CALL, OWN_SETTINGS, answers
 
 import lzero
 from lzero.repl import LocalPool, LocalRepl, jail, users
@@ -299,16 +299,13 @@ for root, folders, files in os.walk("/proc"):
         except OSError: pass
 found
 """
-OWN = ("/proc/sys/fs/mqueue/", *(f"/proc/sys/kernel/{name}" for name in ("msg", "sem", "shm", "auto_msgmni")))
-OWN += ("/proc/sys/kernel/ns_last_pid", "/proc/sys/kernel/pid_max")
-"""Settings of the namespaces that a session has to itself."""
 
 
 @attack(39)
 async def test_settings_of_the_kernel_cannot_be_opened_for_writing(repl: LocalRepl) -> None:
     found = ast.literal_eval(await value(repl, WRITABLE))
     covered = tuple(f"/proc/{name}" for name in ("cmdline", "bootconfig", "keys", "key-users", "locks"))  # by /dev/null
-    assert [place for place in found if not place.startswith((*OWN, *covered))] == []
+    assert [place for place in found if not place.startswith((*OWN_SETTINGS, *covered))] == []
     assert await value(repl, "import os\nos.path.samefile('/proc/cmdline', '/dev/null')") == "True"
     names = ("sysrq-trigger", "sys/kernel/core_pattern", "sys/kernel/modprobe", "sys/vm/drop_caches", "sys/fs/file-max")
     refused = await answers(repl, f"[attempt(os.open, '/proc/' + name, os.O_WRONLY) for name in {names!r}]")
