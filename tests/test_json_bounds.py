@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lzero.json_bounds import ValueCounter, has_too_many
+from lzero.json_bounds import EventCounter, ValueCounter, has_too_many
 
 MOST = 3_000
 
@@ -31,6 +31,18 @@ def test_values_are_counted_however_they_are_written_and_cut(value: object, is_a
     for start in range(0, len(text), size):
         counter.add(text[start : start + size])
     assert counter.count == num_values(value)
+
+
+@given(
+    values=st.lists(json_values, min_size=1, max_size=4),
+    line=st.sampled_from((b"\n", b"\r\n", b"\r")),
+    size=st.integers(1, 9),
+)
+def test_each_event_of_a_stream_is_counted_by_itself(values: list[object], line: bytes, size: int) -> None:
+    stream = b"".join(b"data: " + json.dumps(value).encode() + 2 * line for value in values)
+    counter = EventCounter()
+    found = [counter.add(stream[start : start + size]) for start in range(0, len(stream), size)]
+    assert max(found) == max(map(num_values, values))
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,17 @@ async def test_a_huge_reply_is_read_and_one_without_end_is_not(monkeypatch: pyte
     assert "more than 100,000 bytes" in await fails(lambda _: JSONResponse({"error": "x" * 200_000}, 400))
 
 
+async def test_an_event_of_a_million_values_is_not_decoded() -> None:
+    many = b'{"choices": [], "usage": [' + b"{}," * 200_000 + b"{}]}"
+    assert "more than 100,000 values at once" in await fails(raw(b"data: " + many + b"\n\n", then="hang"))
+    assert "more than 100,000 values at once" in await fails(
+        lambda _: Response(many, 200, media_type="application/json")
+    )
+    assert "more than 100,000 values at once" in await fails(
+        lambda _: Response(many, 400, media_type="application/json")
+    )
+
+
 async def test_many_replies_at_once() -> None:
     def echo(body: dict[str, object]) -> Response:
         return streams(*text(str(body["seed"])), ended(), usage(1, 1))(body)

@@ -23,6 +23,7 @@ from lzero.engine.chat.failures import (
 )
 from lzero.engine.chat.wire import Chunk, ModelCard, ModelList
 from lzero.errors import ConfigError, ContextOverflow, EngineError
+from lzero.json_bounds import EventCounter, ValueCounter
 from lzero.text import one_line
 from lzero.tools.keys import Secret
 from lzero.tools.retry import retry_after
@@ -32,6 +33,8 @@ MAX_BYTES = 256 << 20
 MAX_EVENT_BYTES = 8 << 20
 """Bytes of the largest event of a stream, and of the largest response that is not streamed: each is read completely before it is
 decoded."""
+MAX_EVENT_VALUES = 100_000
+"""Objects, lists and commas in such an event or response. Decoding a million of them holds up the event loop for a fifth of a second."""
 _BLANK_LINES = (b"\n\n", b"\n\r\n", b"\r\r")
 """The ends of an event."""
 CONNECT_S = 15.0
@@ -227,6 +230,7 @@ class _Bounded(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         total = event = 0
         end = b""
+        values = EventCounter() if self._streamed else ValueCounter()
         async for piece in self._stream:
             total += len(piece)
             joined = end + piece
@@ -237,6 +241,8 @@ class _Bounded(httpx2.AsyncByteStream):
                 raise EngineError(f"{self._url} answered with more than {MAX_BYTES:,} bytes")
             if event > MAX_EVENT_BYTES:
                 raise EngineError(f"{self._url} answered with more than {MAX_EVENT_BYTES:,} bytes at once")
+            if values.add(piece) > MAX_EVENT_VALUES:
+                raise EngineError(f"{self._url} answered with more than {MAX_EVENT_VALUES:,} values at once")
             yield piece
 
     async def aclose(self) -> None:

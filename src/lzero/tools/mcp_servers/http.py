@@ -5,7 +5,6 @@ request, and the connection is `stale`: running calls go on, and the next one ma
 """
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +13,7 @@ import httpx2
 import msgspec
 from mcp.client.streamable_http import streamable_http_client
 
-from lzero.json_bounds import ValueCounter
+from lzero.json_bounds import EventCounter, ValueCounter
 from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES
 from lzero.tools.mcp_servers.errors import BROKEN_OFF, TOO_LARGE
 from lzero.tools.shapes import one_line
@@ -25,7 +24,6 @@ _CANCEL_S = 10.0
 """Seconds that the server has to accept the cancellation of a call."""
 _CANCELLED = "notifications/cancelled"
 _SESSION = "mcp-session-id"
-_EVENT_END = re.compile(rb"(?>\r\n|\r|\n){2}")
 
 
 class TooMuch(httpx2.SSEError, httpx2.StreamError):
@@ -119,19 +117,14 @@ class _Bounded(httpx2.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
-        values, end = ValueCounter(), b""
+        values = EventCounter() if self._is_events else ValueCounter()
         try:
             async for chunk in self._stream:
                 size += len(chunk)
                 if size > MAX_MESSAGE:
                     raise TooMuch(f"sent more than {MAX_MESSAGE:,} bytes")
-                piece = end + chunk
-                for number, part in enumerate(_EVENT_END.split(piece) if self._is_events else [chunk]):
-                    values = ValueCounter() if number else values
-                    values.add(part)
-                    if values.count > MAX_VALUES:
-                        raise TooMuch(f"sent too many values, more than {MAX_VALUES:,}")
-                end = piece[len(piece.rstrip(b"\r\n")) :][-2:]
+                if values.add(chunk) > MAX_VALUES:
+                    raise TooMuch(f"sent too many values, more than {MAX_VALUES:,}")
                 yield chunk
         except TooMuch:
             raise
