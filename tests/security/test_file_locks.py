@@ -56,7 +56,7 @@ async def test_a_lock_counts_once_even_if_it_is_listed_again(monkeypatch: pytest
 @attack(106)
 async def test_locks_are_counted_once_the_kernels_own_memory_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
     megabytes = iter((100, 115, 116, 117, 132, 133, 90, 105, 106))
-    monkeypatch.setattr(locks, "_kernels_bytes", lambda: next(megabytes) << 20)
+    monkeypatch.setattr(locks, "machine_bytes", lambda _: next(megabytes) << 20)
     occasions = locks.Occasions()
     assert [occasions.is_due() for _ in range(3)] == [False, True, True]  # the first count failed
     occasions.counted()

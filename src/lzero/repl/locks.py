@@ -9,6 +9,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from lzero.repl.processes import machine_bytes
+
 MOST = 256
 """The most locks that a REPL may hold at a count. Databases take a handful for each connection."""
 GROWTH_BYTES = 16 << 20
@@ -16,8 +18,8 @@ GROWTH_BYTES = 16 << 20
 _LISTED_BYTES = 1 << 20
 """Bytes of the list that are read, about 16,000 locks. The kernel begins anew for every page of it."""
 _PLACE = Path("/proc/locks")
-_MEMINFO = Path("/proc/meminfo")
-_KERNELS = re.compile(r"^SUnreclaim:\s+(\d+) kB$", re.MULTILINE)
+_KERNELS = "SUnreclaim"
+"""Memory of the kernel itself that it cannot take back."""
 _LOCK = re.compile(rb"^\d+: POSIX +\w+ +\w+ +(\d+) (\S+ \d+ \S+)$", re.MULTILINE)
 """A lock's pid, and its place: file and range. A process holds one lock of a place."""
 
@@ -26,11 +28,11 @@ class Occasions:
     """Tells when a count is due."""
 
     def __init__(self) -> None:
-        self._least = self._now = _kernels_bytes()
+        self._least = self._now = machine_bytes(_KERNELS)
 
     def is_due(self) -> bool:
         """Return whether the kernel's own memory has grown by GROWTH_BYTES since the last count, or since it was least."""
-        self._now = _kernels_bytes()
+        self._now = machine_bytes(_KERNELS)
         self._least = min(self._now, self._least)
         return self._now >= self._least + GROWTH_BYTES
 
@@ -42,7 +44,7 @@ class Occasions:
 def held() -> Counter[int]:
     """Return pid → number of its locks, as far as the list is read. Raises OSError.
 
-    The list has no order that stays: whoever locks files while it is read pushes locks of others back, and they are listed again.
+    A process that locks files while the host reads the list pushes locks of others back in it, and the host reads these again.
     """
     listed = b""
     descriptor = os.open(_PLACE, os.O_RDONLY | os.O_CLOEXEC)
@@ -52,12 +54,3 @@ def held() -> Counter[int]:
     finally:
         os.close(descriptor)
     return Counter(int(pid) for pid, _ in set(_LOCK.findall(listed)))
-
-
-def _kernels_bytes() -> int:
-    """Return the bytes of the kernel's own memory that it cannot take back; 0 if the host cannot read it just now."""
-    try:
-        found = _KERNELS.search(_MEMINFO.read_text(encoding="ascii"))
-    except OSError:
-        return 0
-    return int(found[1]) << 10 if found else 0

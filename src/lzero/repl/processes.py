@@ -1,6 +1,6 @@
-"""Reads in /proc what processes hold and use, and stops those that come and go meanwhile.
+"""Reads in /proc what processes and the machine hold and use, and stops processes that come and go meanwhile.
 
-proc(5): status, smaps_rollup, stat, task/<tid>/children. proc_pid_net(5): sockstat.
+proc(5): meminfo, status, smaps_rollup, stat, task/<tid>/children. proc_pid_net(5): sockstat.
 """
 
 import os
@@ -67,6 +67,15 @@ def memory_of(pids: Iterable[int], *, enough: int, still: bool = False) -> int:
 def resident_bytes(pids: Iterable[int], *, still: bool = False) -> int:
     """Return the bytes that processes hold, where a page that several share counts for each of them. Raises as `memory_of` does."""
     return sum(_sum(_HELD, _living(pid, still=still)[1]) for pid in pids)
+
+
+def machine_bytes(name: str) -> int:
+    """Return a figure of /proc/meminfo, as "MemAvailable"; 0 if the host cannot read it just now."""
+    try:
+        found = re.search(rb"^%s:\s+(\d+) kB$" % name.encode(), _read(f"{_PROC}/meminfo"), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) << 10 if found else 0
 
 
 def cpu_s_of(pids: Iterable[int]) -> float:

@@ -19,7 +19,6 @@ it lives.
 import asyncio
 import errno
 import logging
-import re
 import socket
 import threading
 import time
@@ -27,7 +26,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, Self
 
 from lzero.config import ReplConfig
@@ -52,8 +50,6 @@ _SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that mean the host itself has run out of something, through no REPL's fault. The next round looks again."""
 _UNSEEN = 0.25
 """Share of a REPL's limit by which the machine's memory may shrink before the host looks again."""
-_MEMINFO = Path("/proc/meminfo")
-_AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
 _WHOLE_BUFFERS = 2
 """Number of buffer sizes that a socket can hold: the longest datagram is as large as the buffer, and may come when that is nearly full."""
 
@@ -302,11 +298,7 @@ async def _rest(rest_s: float, bounds: Bounds) -> None:
 
 def _available_bytes() -> int:
     """Return the machine's available memory; 0 if the host cannot read it just now."""
-    try:
-        found = _AVAILABLE.search(_MEMINFO.read_text(encoding="ascii"))
-    except OSError:
-        return 0
-    return int(found[1]) << 10 if found else 0
+    return processes.machine_bytes("MemAvailable")
 
 
 def _is_well(roots: Sequence[int], bounds: Bounds) -> bool:
