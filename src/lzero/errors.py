@@ -15,6 +15,7 @@
     ├── WorkspaceError     a file that cannot be transferred, through the caller's mistake; the REPL continues
     ├── EngineError        sampling failed or was not answered within its deadline
     │   ├── ContextOverflow    the prompt is longer than the model's own window
+    │   ├── ContentRefused     the endpoint's content filter refuses the prompt
     │   └── NoAnswer           a server gave no response: it was too slow, ended, or broke the connection
     ├── ToolError          a tool gave no answer; `fault` says whether the agent or the tool is to blame
     │   └── HelperBusy         a resource of all episodes was not free in time: lzero's failure
@@ -88,6 +89,10 @@ class EngineError(LzeroError):
 
 
 class ContextOverflow(EngineError):
+    pass
+
+
+class ContentRefused(EngineError):
     pass
 
 

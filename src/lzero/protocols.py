@@ -213,8 +213,8 @@ class ChatEngine(Protocol):
     ) -> Completion:
         """Return the assistant's next message: `text`, with the stop string that ended it, `reasoning`, and `usage`; no token ids.
 
-        Raises EngineError, also after `deadline_s` seconds, and its subclass ContextOverflow if messages and reply exceed the model's
-        context.
+        Raises EngineError, also after `deadline_s` seconds, and its subclasses: ContextOverflow if messages and reply exceed the model's
+        context, ContentRefused if the endpoint's content filter refuses the messages.
         """
 
     async def close(self) -> None: ...

@@ -264,7 +264,7 @@ class Step(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=Fal
     between two runs with the same seed."""
 
 
-Status = Literal["finished", "out_of_steps", "out_of_tokens", "out_of_time", "failed"]
+Status = Literal["finished", "out_of_steps", "out_of_tokens", "out_of_time", "refused", "failed"]
 """All but `failed` are caused by the agent and scored; `failed` is caused by lzero and never trained on."""
 
 

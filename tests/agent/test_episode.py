@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from lzero.agent import broker as broker_module
 from lzero.agent.cutoff import Cutoff
 from lzero.engine.scripted.engine import ScriptedEngine
-from lzero.errors import ConfigError, ContextOverflow, EngineError, ReplDied, ReplError, ToolError
+from lzero.errors import ConfigError, ContentRefused, ContextOverflow, EngineError, ReplDied, ReplError, ToolError
 from lzero.protocols import OnCall, ToolContext
 from lzero.seeds import derive_seed
 from lzero.types import Completion, Execution, Json, Sampling
@@ -278,13 +278,14 @@ class Overflowing(ScriptedEngine):
     """A model whose window holds the task, and nothing beside it."""
 
     num_replies = 0
+    error: EngineError = ContextOverflow("the prompt is longer than the model's window")
 
     async def sample(
         self, ids: Sequence[int], sampling: Sampling, *, request_id: str, affinity: str, deadline_s: float
     ) -> Completion:
         self.num_replies += 1
         if self.num_replies > 1:
-            raise ContextOverflow("the prompt is longer than the model's window")
+            raise self.error
         return await super().sample(ids, sampling, request_id=request_id, affinity=affinity, deadline_s=deadline_s)
 
 
@@ -294,6 +295,23 @@ async def test_output_that_is_too_long_for_the_model_even_when_trimmed_is_out_of
     agent = AGENT.model_copy(update={"memory": memory})
     episode = await attempt(engine, FakePool({"look up": cell("x")}), agent=agent)
     assert (episode.status, episode.failure, len(episode.steps)) == ("out_of_tokens", None, 1)
+
+
+@pytest.mark.parametrize("memory", ["none", "soft", "hard"])
+async def test_what_a_content_filter_refuses_is_scored(memory: str) -> None:
+    engine = Overflowing(Replies(reply("look up")), TOKENIZER)
+    engine.error = ContentRefused("flagged")
+    agent = AGENT.model_copy(update={"memory": memory})
+    episode = await attempt(engine, FakePool({"look up": cell("x")}), agent=agent)
+    assert (episode.status, episode.failure, len(episode.steps)) == ("refused", None, 1)
+
+
+async def test_a_task_that_a_content_filter_refuses_is_our_failure() -> None:
+    engine = Overflowing(Replies(""), TOKENIZER)
+    engine.num_replies, engine.error = 1, ContentRefused("flagged")
+    episode = await attempt(engine, FakePool({}))
+    assert episode.failure is not None
+    assert (episode.status, episode.failure.kind, episode.failure.what) == ("failed", "engine", "flagged")
 
 
 async def test_an_engine_that_breaks_is_our_failure() -> None:

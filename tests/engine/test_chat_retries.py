@@ -10,7 +10,7 @@ from chat_servers import Answer, choice, ended, raw, refuses, sse, streams, text
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from lzero.engine.chat.engine import OpenAIChat
-from lzero.errors import ContextOverflow, EngineError
+from lzero.errors import ContentRefused, ContextOverflow, EngineError
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("chat_environment")]
 
@@ -216,6 +216,32 @@ async def test_a_conversation_that_is_too_long_is_an_error_of_its_own(status: in
 
 
 @pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, {"message": "The response was filtered due to the prompt triggering …", "code": "content_filter"}),
+        (400, {"message": "Invalid prompt: your prompt was flagged as …", "code": "invalid_prompt"}),
+        (400, {"message": "Input data may contain inappropriate content.", "code": "data_inspection_failed"}),
+        (403, {"message": 'm requires moderation. Your input was flagged for "violence"', "code": "403"}),
+    ],
+)
+async def test_a_conversation_that_a_content_filter_refuses_is_an_error_of_its_own(
+    status: int, error: dict[str, object]
+) -> None:
+    in_stream = raw(*sse([{"error": error}]))
+    for answer in [lambda _: JSONResponse({"error": error}, status), in_stream]:
+        async with serving(answer) as (server, chat):
+            with pytest.raises(ContentRefused, match=r"the content filter of m at .* refuses the conversation: "):
+                await ask(chat)
+            assert len(server.bodies) == 1
+
+
+async def test_a_reply_that_a_content_filter_cuts_off_is_kept_as_far_as_it_goes() -> None:
+    async with serving(streams(*text("a"), ended("content_filter"))) as (_, chat):
+        found = await ask(chat)
+    assert (found.text, found.stop_reason) == ("a", "length")
+
+
+@pytest.mark.parametrize(
     ("answer", "message"),
     [
         (raw(b"data: {not json\n\n"), "invalid JSON"),
@@ -226,7 +252,6 @@ async def test_a_conversation_that_is_too_long_is_an_error_of_its_own(status: in
         (raw(*sse([{"choices": "x"}])), "an invalid chat completion"),
         (raw(*sse([choice(content=["x"])])), "an invalid chat completion"),
         (lambda _: HTMLResponse("<h1>hello</h1>"), "is a web page"),
-        (streams(*text("a"), ended("content_filter")), "content filter"),
         (lambda _: HTMLResponse("<h1>no</h1>", 418), "refused: HTTP 418$"),
         (refuses(418, "\x1b[31mno\n" + "x" * 5000), r"refused: HTTP 418: \[31mno x{280,}…$"),
     ],

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import virtual_time
 from builders import make_attempt
-from chat_servers import ChatServer, choice, ended, streams
+from chat_servers import ChatServer, choice, ended, refuses, streams
 from starlette.responses import Response
 
 from lzero.config import Config, load_config
@@ -111,6 +111,13 @@ async def test_a_judge_that_does_not_answer_costs_the_episode_and_not_the_run(tm
     async with ChatServer(answer, answer, answer, broken) as server:
         found = await evaluated(settings(server, "eval.num_tasks=5", "rollout.concurrency=1"), tmp_path)
     assert (found.num_failed, found.metrics["failures/reward"]) == (2, 2.0)
+
+
+async def test_a_question_that_the_judges_content_filter_refuses_is_malformed(tmp_path: Path) -> None:
+    """The agent's answer is in the question: an answer that the filter refuses must not be better off than a wrong one."""
+    async with ChatServer(refuses(400, "flagged", code="content_filter")) as server:
+        found = await evaluated(settings(server), tmp_path)
+    assert (found.score, found.num_failed, found.metrics["judge/malformed"]) == (0.0, 0, 12.0)
 
 
 def test_a_key_of_a_judge_that_is_not_named_is_refused() -> None:

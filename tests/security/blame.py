@@ -32,10 +32,12 @@ KINDS = {
     "engine": Kind(
         "the engine fails, or does not answer within `rollout.request_timeout_s`",
         "no, as long as that time is enough for a reply of `agent.response_tokens`; a conversation that is too long for the model is "
-        "`out_of_tokens`",
+        "`out_of_tokens`, and one that the content filter of an endpoint refuses is `refused`",
         (
             "test_an_episode_of_a_recipe_has_time_for_all_that_its_budgets_allow",
             "test_output_that_is_too_long_for_the_model_even_when_trimmed_is_out_of_tokens",
+            "test_what_a_content_filter_refuses_is_scored",
+            "test_a_question_that_the_judges_content_filter_refuses_is_malformed",
         ),
     ),
     "repl": Kind(
@@ -128,6 +130,7 @@ SITES = (
     ),
     Site("engine/*", "TryAgain", "ours", "the endpoint, tried again; in the end an EngineError"),
     Site("engine/*", "ContextOverflow", "agent", "out_of_tokens, unless the task alone is too long"),
+    Site("engine/*", "ContentRefused", "agent", "refused, unless the task alone is; for a judge, a malformed verdict"),
     Site("repl/*", "SandboxError", "ours", "the machine gives no isolation, or no longer"),
     Site("repl/*", "ReplError", "ours", "no REPL can be opened"),
     Site("repl/*", "ReplDied", "ours", "a zygote, a start or a server is lost; a session's own end is a killed cell"),

@@ -26,7 +26,7 @@ def test_every_error_that_may_end_an_episode_as_failed_has_one_answer() -> None:
 
 
 def test_all_but_one_status_is_scored() -> None:
-    assert set(get_args(Status)) - {"failed"} == {"finished", "out_of_steps", "out_of_tokens", "out_of_time"}
+    assert set(get_args(Status)) - {"failed"} == {"finished", "out_of_steps", "out_of_tokens", "out_of_time", "refused"}
 
 
 def test_the_page_shows_the_table_of_kinds() -> None:

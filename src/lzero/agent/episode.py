@@ -32,7 +32,7 @@ from lzero.agent.outputs import render_output
 from lzero.agent.parser import parse
 from lzero.agent.prompt import SUMMARY_STOP, shown_notepad, summary_of, system_prompt
 from lzero.agent.setting import STOP, Setting, Ticket, episode_of, sampling_of
-from lzero.errors import ContextOverflow, EngineError, PoolFull, ReplError, ServerLost, ToolError
+from lzero.errors import ContentRefused, ContextOverflow, EngineError, PoolFull, ReplError, ServerLost, ToolError
 from lzero.protocols import Scene, Tool
 from lzero.seeds import derive_seed
 from lzero.types import Completion, Episode, Execution, Failure, Parsed, Prompt, Status, Step, Task
@@ -166,7 +166,13 @@ class _LiveEpisode:
             self._steps_left = self._agent.max_steps - number - 1
             if self._context.room < 1:
                 return "out_of_tokens"
-            step = await self._next(number, trimmed, news)
+            try:
+                step = await self._next(number, trimmed, news)
+            except ContentRefused as error:
+                if news is None:  # the filter refuses the task itself
+                    raise
+                logger.warning("episode %s is refused: %s", self._ticket.id, error)
+                return "refused"
             if step is None:
                 return "out_of_tokens"
             self._keep(step)
@@ -305,7 +311,7 @@ class _LiveEpisode:
         room = self._context.ask_for_summary()
         try:
             prompt, completion, sampled_s = await self._sample("summary", number, room, (SUMMARY_STOP,))
-        except ContextOverflow:  # the steps are dropped without a summary
+        except (ContextOverflow, ContentRefused):  # the steps are dropped without a summary
             return ""
         self._keep(
             Step(

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from lzero.errors import ContextOverflow
+from lzero.errors import ContentRefused, ContextOverflow
 from lzero.marking import without_control_tokens
 from lzero.protocols import ChatEngine
 from lzero.store.verdicts import Verdict, Verdicts
@@ -46,7 +46,8 @@ class Judge:
         return other
 
     async def ask(self, question: str | Sequence[Message], *, read: Callable[[str], T]) -> T | None:
-        """Return `read(reply)`; None, which counts as malformed, if `read` raises anything or the question exceeds the judge's context.
+        """Return `read(reply)`; None, which counts as malformed, if `read` raises anything, the question exceeds the judge's context, or
+        its content filter refuses the question: an agent can bring about all of them.
 
         Raises EngineError if the judge does not answer; the episode is then not scored. An agent's answer in the question may try to give
         the judge orders: clean it (`lzero.visible.clean`), then quote it, bound it, and treat None as a score of 0.
@@ -56,7 +57,7 @@ class Judge:
             msgspec.structs.replace(each, content=without_control_tokens(unbroken(each.content))) for each in messages
         )
         reply: str | None = None
-        with suppress(ContextOverflow):
+        with suppress(ContextOverflow, ContentRefused):
             reply = await self._reply(messages)
         if reply is not None:
             with suppress(Exception):  # a malformed reply may make the reading raise anything

@@ -195,7 +195,7 @@ class OpenAIChat:
         if gathering.has_tool_calls:
             self._warn("%s calls tools that nobody offered it; these calls are not looked at", self._server)
         if gathering.finish_reason == "content_filter":
-            raise EngineError(f"the content filter of {self._server} cut the reply off")
+            self._warn("the content filter of %s cuts replies off: they count as far as they go", self._server)
         return Completion(
             token_ids=(),
             logprobs=(),

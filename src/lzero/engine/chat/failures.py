@@ -20,6 +20,13 @@ _OVERFLOW = re.compile(
 )
 
 
+_FILTERED = re.compile(
+    r"content[ _]?(filter|policy|management)|prohibited_content|moderation|data_?inspection|invalid_prompt|inappropriate content|flagged",
+    re.IGNORECASE,
+)
+"""Codes and words of content filters: Azure, OpenAI, Gemini, OpenRouter, DashScope."""
+
+
 class TryAgain(Exception):
     """A failure that may be transient. `after_s`: seconds after which the server allows a retry."""
 
@@ -76,6 +83,11 @@ def refused_option(sent: Mapping[str, object], words: str, *, code: str | None, 
 def is_overflow(words: str, *, code: str | None, status: int | None) -> bool:
     """Return whether a server reports that the conversation and the requested reply exceed the model's context."""
     return status == 413 or _OVERFLOW.search(f"{code} {words}") is not None
+
+
+def is_filtered(words: str, *, code: str | None) -> bool:
+    """Return whether a server reports that its content filter refuses the conversation."""
+    return _FILTERED.search(f"{code} {words}") is not None
 
 
 def may_pass(status: int, headers: Mapping[str, str], *, code: str | None) -> bool:

@@ -129,7 +129,7 @@ class Gathering:
                 self._telling.tell("text", self._cut.feed(taken))
         if self.stopped:
             return "stop"
-        return "length" if self.finish_reason == "length" else "eos"
+        return "length" if self.finish_reason in ("length", "content_filter") else "eos"
 
 
 def cut_off_stop(text: str, stop: Sequence[str]) -> str:

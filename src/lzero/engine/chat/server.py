@@ -16,13 +16,14 @@ from openai import AsyncOpenAI, AsyncStream
 from lzero.engine.chat.failures import (
     OptionRefused,
     TryAgain,
+    is_filtered,
     is_overflow,
     may_pass,
     refused_option,
     words_of,
 )
 from lzero.engine.chat.wire import Chunk, ModelCard, ModelList
-from lzero.errors import ConfigError, ContextOverflow, EngineError
+from lzero.errors import ConfigError, ContentRefused, ContextOverflow, EngineError
 from lzero.json_bounds import EventCounter, ValueCounter
 from lzero.text import one_line
 from lzero.tools.keys import Secret
@@ -150,6 +151,8 @@ class ChatServer:
             return EngineError(f"{self.url} has no model {self.model}, or no chat ({said}){await self._alternatives()}")
         if may_pass(status, error.response.headers, code=error.code):
             return TryAgain(f"{self} refused: {said}", after_s=retry_after(error.response.headers))
+        if status in (400, 403, 422, 451) and is_filtered(words, code=error.code):
+            return self._filtered(said)
         if status in (400, 413, 422):
             if is_overflow(words, code=error.code, status=status):
                 return self._overflow(said)
@@ -164,6 +167,8 @@ class ChatServer:
         code = told.get("code") if isinstance(told, dict) else None
         if is_overflow(words, code=str(code), status=None):
             return self._overflow(words)
+        if is_filtered(words, code=str(code)):
+            return self._filtered(words)
         if isinstance(code, int) and not may_pass(code, {}, code=None):
             option = refused_option(body, words, code=None, param=None)
             return EngineError(f"{self} failed: {words}") if option is None else OptionRefused(option, words)
@@ -171,6 +176,9 @@ class ChatServer:
 
     def _overflow(self, said: str) -> ContextOverflow:
         return ContextOverflow(f"the conversation and the reply do not fit into the context of {self}: {said}")
+
+    def _filtered(self, said: str) -> ContentRefused:
+        return ContentRefused(f"the content filter of {self} refuses the conversation: {said}")
 
     def _unreachable(self, error: openai.APIConnectionError) -> TryAgain:
         return TryAgain(f"cannot reach {self.url}: {_reason(error)}; is the server running, and the address right?")
