@@ -84,10 +84,10 @@ def config_of(tmp_path: Path, *overrides: str, num_episodes: int = 40) -> Config
     )
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_model_learns_what_was_recorded(tmp_path: Path, optimizer: str) -> None:
+@pytest.mark.parametrize("settings", [("sft.optimizer=adamw",), ("sft.optimizer=muon", "sft.embedding_lr=0.01")])
+def test_a_model_learns_what_was_recorded(tmp_path: Path, settings: tuple[str, ...]) -> None:
     seen: list[SftStep] = []
-    done = fine_tune(config_of(tmp_path, f"sft.optimizer={optimizer}"), on_step=seen.append)
+    done = fine_tune(config_of(tmp_path, *settings), on_step=seen.append)
     assert done.held_out_before > 5.0
     assert done.held_out_after < 0.1
     assert done.tokens >= 60000
@@ -198,6 +198,12 @@ def test_a_cut_context_is_not_told_in_other_tokens() -> None:
 def test_keys_that_only_reinforcement_learning_has_are_refused(setting: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         fine_tune(load_config(None, [setting]))
+
+
+def test_a_rate_of_embeddings_is_refused_where_adamw_has_one_for_all() -> None:
+    settings = ["sft.optimizer=adamw", "sft.embedding_lr=0.1"]
+    with pytest.raises(ConfigError, match=r'sft.embedding_lr = 0.1 has no effect with sft.optimizer = "adamw"'):
+        fine_tune(load_config(None, settings))
 
 
 def test_what_cannot_be_learned_from_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -156,12 +156,12 @@ class SftConfig(Section):
     """Tokens to train on."""
     batch_size: Count = 32
     """Sequences per optimiser step."""
-    lr: Positive = 0.02
-    """Learning rate of Muon on matrices (or of AdamW on everything)."""
-    embedding_lr: Positive = 0.01
+    lr: Positive = 0.01
+    """Learning rate of Muon on matrices, or of AdamW on everything: that wants a smaller one, such as 3e-4."""
+    embedding_lr: Positive = 0.003
     """Learning rate of AdamW on embeddings and norms, with Muon on the rest."""
-    optimizer: Literal["muon", "adamw"] = "adamw"
-    """Muon on matrices with AdamW on the rest, or AdamW alone."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """Muon on matrices with AdamW on the rest, which suits a model that begins from nothing; or AdamW alone, for a pretrained one."""
     warmup: Fraction = 0.02
     """Share of the steps over which the learning rate rises."""
     decay: Fraction = 0.2

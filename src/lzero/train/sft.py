@@ -98,6 +98,11 @@ def fine_tune(config: Config, *, on_step: Callable[[SftStep], None] = lambda ste
         *config.train.inert("train", *ONLY_IN_TRAIN, why="in `lzero sft`, which trains in one process"),
         *config.train.inert("train", *OF_ITS_OWN, why="in `lzero sft`, where sft.optimizer names it"),
         *config.critic.inert("critic", "kind", why="in `lzero sft`, which has no rewards"),
+        *(
+            config.sft.inert("sft", "embedding_lr", why='with sft.optimizer = "adamw"')
+            if config.sft.optimizer == "adamw"
+            else ()
+        ),
     ]
     if unused:
         raise ConfigError("; ".join(f"{sentence}: remove it" for sentence in unused))
