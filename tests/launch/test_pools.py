@@ -42,6 +42,18 @@ class Failing(Machines):
         return await super().launch(replace(program, command=("sh", "-c", "exit 255")), node=node)
 
 
+class Buggy(Machines):
+    """Launcher that has a bug in its second launch."""
+
+    launches = 0
+
+    async def launch(self, program: Program, *, node: str = "") -> LocalProcess:
+        self.launches += 1
+        if self.launches == 2:
+            raise RuntimeError("the second launch")
+        return await super().launch(program, node=node)
+
+
 @pytest.mark.sandbox
 async def test_a_server_that_is_killed_is_started_again_and_a_new_node_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lzero.launch.pools.LOOK_S", 0.1)
@@ -61,6 +73,21 @@ async def test_a_server_that_is_killed_is_started_again_and_a_new_node_is_used(m
                 assert await value(await pool.open((), no_tools, seed=0), "1 + 1") == "2"
             assert servers.token_file.stat().st_mode & 0o077 == 0
         assert not servers.addresses.exists()
+
+
+@pytest.mark.sandbox
+async def test_a_node_whose_keeping_a_bug_ended_is_kept_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("lzero.launch.pools.LOOK_S", 0.1)
+    async with (
+        asyncio.timeout(240),
+        Buggy("first") as machines,
+        PoolServers(machines, token=TOKEN, arguments=("repl.zygotes=1",)) as servers,
+    ):
+        os.killpg(machines.on["first"].group, signal.SIGKILL)
+        await until(lambda: machines.launches == 3 and len(read_addresses(servers.addresses).pool) == 1)
+    assert "RuntimeError: the second launch" in caplog.text
 
 
 async def test_servers_that_do_not_start_are_an_error_with_the_end_of_their_log() -> None:

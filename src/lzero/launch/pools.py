@@ -99,12 +99,16 @@ class PoolServers(Service):
             await asyncio.sleep(LOOK_S)
             try:
                 await self._look()
-                self._write()
-            except (LaunchError, StoreError) as error:
+            except LaunchError as error:
                 logger.warning("%s. The pool servers stay as they are", error)
+            self._write()
 
     async def _look(self) -> None:
         nodes = {node.id: node for node in await self._launcher.nodes("pool")}
+        for broken in [node for node, task in self._keeping.items() if task.done()]:
+            error = self._keeping.pop(broken).exception()
+            logger.error("the server of node %s is kept anew: a bug ended its keeping", broken, exc_info=error)
+            self._note(broken, "")
         for lost in self._keeping.keys() - nodes.keys():
             self._keeping.pop(lost).cancel()
             self._note(lost, "")
@@ -167,15 +171,15 @@ class PoolServers(Service):
             self._urls[node] = url
         if problem:
             self._problems[node] = problem
-        try:
-            self._write()
-        except StoreError as error:
-            logger.warning("%s. lzero tries it again in %g s", error, LOOK_S)
+        self._write()
         self._news.set()
 
     def _write(self) -> None:
-        """Write the address file, if it does not name the servers that serve. Raises StoreError."""
+        """Write the address file, if it does not name the servers that serve."""
         serving = tuple(self._urls.values())
-        if serving != self._written:
-            write_addresses(self.addresses, Addresses(pool=serving))
-            self._written = serving
+        try:
+            if serving != self._written:
+                write_addresses(self.addresses, Addresses(pool=serving))
+                self._written = serving
+        except StoreError as error:
+            logger.warning("%s. lzero tries it again in %g s", error, LOOK_S)
