@@ -1,5 +1,6 @@
 """Ranks that differ, or do not come, are named before anything is loaded."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -113,9 +114,10 @@ def test_rank_0_gives_signs_of_life_while_it_expects_the_others_to_end(monkeypat
     first._watch.start(lambda: how)
     first.stop_watching()
     how[1] = "ended with code 0"
-    beats = {store.get("beat/0")}
+    beats, deadline = {store.get("beat/0")}, time.monotonic() + 60.0
     while len(beats) < 5:
         beats.add(store.get("beat/0"))
+        assert time.monotonic() < deadline
     assert first.failure == ""
     first.close()
 

@@ -24,7 +24,7 @@ MAX_VALUES = 8
 BINS = 5
 MAX_PARTS = 50
 """The most parts by one property: those of most tasks. The tasks of the others are one part, OTHERS. Failed episodes do not change the
-choice, so evaluations of the same tasks have the same parts."""
+choice, so evaluations of the same tasks choose the same parts. A part whose episodes all failed is left out."""
 OTHERS = "others"
 METRICS = ("ability", "hops", "difficulty")
 """Properties of tasks whose parts are metrics."""

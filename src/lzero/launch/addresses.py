@@ -58,7 +58,10 @@ def read_addresses(file: Path) -> Addresses:
 
 
 def _entries(file: Path) -> Addresses:
-    """Return what `file` holds, whatever its addresses are: a server removes its own also beside one that no run would use."""
+    """Return what `file` holds, whatever its addresses are: a server removes its own also beside one that no run would use.
+
+    Raises ConfigError if that cannot be read, or is no address file.
+    """
     try:
         data = read_bounded(file, max_bytes=MAX_BYTES, check=partial(_check_owner, file))
         return msgspec.json.decode(data or b"{}", type=Addresses)

@@ -64,8 +64,8 @@ class LocalProcess:
         self._cause = ""
         self._waiting = threading.Lock()
         """Held by the thread that waits for the end."""
-        self._number = threading.Lock()
-        """Held to signal the process, and to reap it: afterwards, its number may be another process's."""
+        self._pid_lock = threading.Lock()
+        """Held to signal the process, and to reap it: afterwards, its pid may be another process's."""
 
     @property
     def group(self) -> int:
@@ -83,7 +83,7 @@ class LocalProcess:
         """Wait until the program has ended; return how."""
         if not self.end_cause():
             loop, over = asyncio.get_running_loop(), asyncio.Event()
-            with self._number:
+            with self._pid_lock:
                 if self._process.returncode is not None:
                     return self._cause
                 descriptor = os.pidfd_open(self._process.pid)
@@ -115,7 +115,7 @@ class LocalProcess:
 
     async def kill(self) -> None:
         """Kill the program and its processes at once; return when they are gone. Safe to call twice."""
-        with self._number:
+        with self._pid_lock:
             if self._process.returncode is None:
                 os.kill(self._process.pid, signal.SIGTERM)  # not `terminate`, which may reap it
         await self.end()
@@ -139,7 +139,7 @@ class LocalProcess:
                 os.killpg(self.group, signal.SIGKILL)
             self._ends_within(END_S)
             self._cause = self.end_cause() or "ended"
-            with self._number:
+            with self._pid_lock:
                 self._process.wait(END_S)
 
     def _ends_within(self, seconds: float) -> bool:

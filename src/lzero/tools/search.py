@@ -121,14 +121,19 @@ class PassageIndex:
 
     def _ranked(self, connection: sqlite3.Connection, rows: list[_Row], common: list[_Common]) -> list[_Row]:
         """Return the passages that the rarer words have found, ranked by the commoner words, too, as FTS5's bm25 does."""
-        scores = {number: score for _, _, number, _, score in rows}
-        longer = {number: K1 * (1 - B + B * num_words / self._mean_words) for _, _, number, num_words, _ in rows}
+        scores = {passage: score for _, _, passage, _, score in rows}
+        norms = {passage: K1 * (1 - B + B * num_words / self._mean_words) for _, _, passage, num_words, _ in rows}
         found = json.dumps(list(scores))
-        for num_passages, number in common:
+        for num_passages, word in common:
             idf = math.log((self._num_passages - num_passages + 0.5) / (num_passages + 0.5))
-            for passage, weight in connection.execute(_WEIGHTS, (found, number)):
-                scores[passage] += idf * weight * (K1 + 1) / (weight + longer[passage])
-        return sorted(rows, key=lambda row: (-scores[row[2]], row[2]))
+            for passage, weight in connection.execute(_WEIGHTS, (found, word)):
+                scores[passage] += idf * weight * (K1 + 1) / (weight + norms[passage])
+
+        def rank(row: _Row) -> tuple[float, int]:
+            _, _, passage, _, _ = row
+            return -scores[passage], passage
+
+        return sorted(rows, key=rank)
 
     def __len__(self) -> int:
         """Return the number of passages."""

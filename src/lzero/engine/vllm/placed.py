@@ -1,11 +1,10 @@
 """Start vLLM servers on the nodes of a cluster (launch.ray), and again on any node that has room when one is lost."""
 
-import os
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from lzero.config import Config, VLLMEngineConfig
-from lzero.engine.vllm.program import SOCKET, command, threads_of_several, variables
+from lzero.engine.vllm.program import SOCKET, command, search_path, threads_of_several, variables
 from lzero.engine.vllm.server import VLLMServer
 from lzero.engine.vllm.supervisor import Fleet, OwnServer
 from lzero.errors import EngineError, LaunchError
@@ -58,12 +57,11 @@ def program(config: Config, settings: VLLMEngineConfig, name: str) -> Program:
     words = list(command(config, Path(SOCKET)))
     place = words.index("--uds")
     words[place : place + 2] = ["--host", HOST, "--port", PORT]
-    path = f"{Path(settings.program).absolute().parent}:{os.environ.get('PATH', '')}"
     on_gpus = select_device(config.model.device).startswith("cuda")
     return Program(
         name=name,
         role="engine",
         command=tuple(words),
-        variables={**threads_of_several(config, here=False), **variables(settings), "PATH": path},
+        variables={**threads_of_several(config, here=False), **variables(settings), "PATH": search_path(settings)},
         gpus=settings.devices_per_replica if on_gpus else 0,
     )

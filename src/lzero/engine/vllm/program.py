@@ -59,13 +59,18 @@ def environment(config: Config, directory: Path, *, number: int) -> dict[str, st
         **os.environ,
         **variables(settings),
         "CUDA_VISIBLE_DEVICES": ",".join(devices[first : first + each]),
-        "PATH": f"{Path(settings.program).absolute().parent}:{os.environ.get('PATH', '')}",
+        "PATH": search_path(settings),
         "VLLM_RPC_BASE_PATH": str(directory),
     }
 
 
+def search_path(settings: VLLMEngineConfig) -> str:
+    """Return PATH with the directory of vLLM's program first, so that vLLM finds the programs of its own environment."""
+    return f"{Path(settings.program).absolute().parent}:{os.environ.get('PATH', '')}"
+
+
 def threads_of_several(config: Config, *, here: bool) -> dict[str, str]:
-    """Return what lets several servers on the CPUs of one machine share them: by itself, each binds its threads to the same first cores.
+    """Return the variables with which several servers share the CPUs of one machine: by itself, each binds its threads to the same cores.
 
     `here` tells that all of them are on this machine, and so divide its cores.
     """

@@ -44,7 +44,8 @@ those of the user, who may be lzero's own. While anybody reads /proc/locks, nobo
 _COVERED_DIRECTORIES = tuple(filter(os.path.isdir, ("/proc/pressure", "/proc/fs")))
 """Directories that are shown empty. A process that writes to a file of /proc/pressure makes the kernel watch the load of the whole machine,
 and the kernel limits no number of such watches. Files of /proc/fs show where a disk of the host has free space."""
-_A_SETTING = "/proc/sys/fs/file-max"
+_SAMPLE_SETTING = "/proc/sys/fs/file-max"
+"""Whoever may write it is the host's root, who owns all settings of the kernel."""
 _NAMESPACES = "/proc/sys/user"
 """Settings of user namespaces, which the kernel protects itself."""
 _TERMINALS = 16
@@ -216,8 +217,8 @@ def furnish(limits: Limits, user: int) -> None:
         _mount("/dev/null", place, "", _MS_BIND, "")
     for place in _COVERED_DIRECTORIES:
         _mount(HOME, place, "", _MS_BIND, "")  # still empty and read-only: the jail's own
-    if os.access(_A_SETTING, os.W_OK):
-        _keep_settings()
+    if os.access(_SAMPLE_SETTING, os.W_OK):
+        _protect_settings()
     _mount("devpts", "/dev/pts", "devpts", _MS_NOSUID | _MS_NOEXEC, f"mode=600,ptmxmode=666,max={_TERMINALS}")
     options = f"mode=755,size={limits.disk_bytes},nr_inodes={limits.files}"
     _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, options)
@@ -231,11 +232,11 @@ def furnish(limits: Limits, user: int) -> None:
     os.chdir(HOME)
 
 
-def _keep_settings() -> None:
+def _protect_settings() -> None:
     """Make everything in /proc that belongs to no process read-only. Raises OSError.
 
-    Its files belong to the host's root, who needs no capability to write most of them. An ordinary user of the host may not. But in a user
-    namespace, the host's root may look like an ordinary user.
+    The host's root owns these files, and needs no capability to write most of them. In a user namespace, the host's root may have the uid
+    of an ordinary user, so lzero does not see that it is root.
     """
     settings = [f"/proc/sys/{name}" for name in os.listdir("/proc/sys")]
     for place in (*(f"/proc/{name}" for name in os.listdir("/proc") if not name.isdigit()), *settings):

@@ -1,7 +1,7 @@
 """Give signs of life, and find the first rank that ends, hangs or fails.
 
-A thread of each rank writes a sign of life every BEAT_S seconds and looks for failures. Rank 0 looks for the signs of the others, and they
-for its. A second thread notices a store that does not answer: no call to it has a deadline.
+A thread of each rank writes a sign of life every BEAT_S seconds and looks for failures. Rank 0 looks for the signs of the others, and each
+of the others for those of rank 0. A second thread notices a store that does not answer: no call to it has a deadline.
 """
 
 import threading
