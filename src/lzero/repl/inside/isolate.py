@@ -45,7 +45,7 @@ _COVERED_DIRECTORIES = tuple(filter(os.path.isdir, ("/proc/pressure", "/proc/fs"
 """Directories that are shown empty. A process that writes to a file of /proc/pressure makes the kernel watch the load of the whole machine,
 and the kernel limits no number of such watches. Files of /proc/fs show where a disk of the host has free space."""
 _SAMPLE_SETTING = "/proc/sys/fs/file-max"
-"""Whoever may write it is the host's root, who owns all settings of the kernel."""
+"""A setting of the kernel. All settings are the host's root's, so a process that may write this one may write the others, too."""
 _NAMESPACES = "/proc/sys/user"
 """Settings of user namespaces, which the kernel protects itself."""
 _TERMINALS = 16
