@@ -1,5 +1,7 @@
 """The memory test before a run: all passes of an update, without any effect; and advice where memory ends."""
 
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,9 @@ from builders import save_tiny
 
 from lzero.config import load_config
 from lzero.errors import ConfigError, LzeroError, RankError
-from lzero.train.preflight.memory import check_memory, is_wanted, longest_samples
+from lzero.plan.architecture import architecture_of
+from lzero.plan.memory import LOADED_FIRST, _episode_bytes, total
+from lzero.train.preflight.memory import LEAST_MISSING, _predicted, check_memory, is_wanted, longest_samples
 from lzero.train.trainer import Trainer
 
 pytestmark = pytest.mark.integration
@@ -60,6 +64,23 @@ def test_out_of_memory_becomes_advice_with_numbers(tmp_path: Path) -> None:
     assert "2 × 96 tokens does not fit into cpu" in message
     assert "train.gradient_checkpointing = true saves" in message
     assert "train.micro_batch_tokens = 96 saves" in message
+
+
+def test_advice_takes_away_no_more_episodes_than_memory_is_missing(tmp_path: Path) -> None:
+    made = trainer(tmp_path, "rollout.concurrency=1000")
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    made.model.get_decoder().register_forward_pre_hook(full)
+    with pytest.raises(ConfigError) as caught:
+        check_memory(made)
+    parts = _predicted(made.config)
+    loaded = total([part for part in parts if part.name in LOADED_FIRST])
+    episode = _episode_bytes(architecture_of(made.config.model.path), made.config)
+    found = re.search(r"rollout\.concurrency = ([\d,]+) saves", str(caught.value))
+    assert found is not None
+    assert 1000 - int(found[1].replace(",", "")) == math.ceil(LEAST_MISSING * (total(parts) - loaded) / episode)
 
 
 def test_out_of_memory_on_another_rank_becomes_the_same_advice(tmp_path: Path) -> None:

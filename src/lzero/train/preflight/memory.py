@@ -14,7 +14,7 @@ from lzero.algo.batches import Scored
 from lzero.config import Config
 from lzero.errors import ConfigError, ModelError, NotFinite, RankError
 from lzero.plan.architecture import architecture_of
-from lzero.plan.memory import Part, advice, gigabytes, total, trainer_memory
+from lzero.plan.memory import LOADED_FIRST, Part, advice, gigabytes, total, trainer_memory
 from lzero.plan.placement import configured
 from lzero.train.policy import compute_spec
 from lzero.train.probe import sample_of
@@ -24,6 +24,8 @@ from lzero.types import Sample
 
 OUT_OF_MEMORY = ("allocate", "OutOfMemoryError", "MemoryError")
 """Words of error messages that mean that memory ran out, on this rank or another."""
+LEAST_MISSING = 0.1
+"""Share of the predicted need that is taken as missing where the prediction says that nothing is."""
 
 
 def is_wanted(config: Config, device: str) -> bool:
@@ -52,7 +54,7 @@ def check_memory(trainer: Trainer) -> str:
             raise
         where = f"{device}, of which {gigabytes(free)} were free beside weights and engine"
         where = f"the memory of every rank ({error})" if isinstance(error, RankError) else where
-        raise ConfigError(_too_much(trainer.config, samples, where, device)) from error
+        raise ConfigError(_too_much(trainer.config, samples, where, device=device, free=free)) from error
     tokens = sum(len(sample.token_ids) for sample in samples)
     predicted = f"; {gigabytes(total(parts))} predicted for the learner alone" if parts else ""
     return f"memory test: an update on {tokens:,} tokens peaks at {_peak(device, moments)} on {device}{predicted}"
@@ -121,14 +123,16 @@ def _predicted(config: Config) -> list[Part]:
         return []
 
 
-def _too_much(config: Config, samples: list[Sample], where: str, device: torch.device) -> str:
+def _too_much(config: Config, samples: list[Sample], where: str, *, device: torch.device, free: float) -> str:
     length = len(samples[0].token_ids)
     text = f"memory test: an update on {len(samples)} × {length:,} tokens does not fit into {where}"
     parts = _predicted(config)
     fixes: list[str] = []
     if parts:
         model, placement = architecture_of(config.model.path), configured(config)
-        fixes = list(advice(model, config, placement, over=total(parts), device_bytes=_whole(device)))
+        needed = total([part for part in parts if part.name not in LOADED_FIRST])
+        missing = max(needed - free, LEAST_MISSING * needed)
+        fixes = list(advice(model, config, placement, over=missing, device_bytes=_whole(device)))
     return f"{text}. {'; '.join(fixes) or 'Lower agent.max_tokens, or train on more ranks'}"
 
 
