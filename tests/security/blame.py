@@ -15,6 +15,8 @@ from typing import Literal
 import lzero
 
 SOURCE = Path(lzero.__file__).parent
+WITH_EPISODES = ("agent/", "engine/", "environments/", "repl/", "rewards/", "rollout/", "tools/", "turns.py")
+"""Modules that run while an episode does."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ SITES = (
     ),
     Site("repl/remote/*", "ServerRefused", "ours", "a server refuses us"),
     Site("agent/scenes.py", "SceneError", "code of the user", "an environment raised, hangs, or tells what is no JSON"),
+    Site("environments/*", "SceneError", "code of the user", "a class returned what is no observation, tool or reward"),
     Site("rewards/*", "RewardError", "code of the user", "what a reward function returned is no reward"),
     Site("rollout/scoring.py", "RewardError", "code of the user", "a reward function raised, or hangs"),
     Site(
@@ -201,7 +204,7 @@ def found() -> Iterator[tuple[str, str]]:
     errors |= _subclasses("ReplError", "EngineError", "ToolError", "SceneError", "RewardError")
     for path in sorted(SOURCE.rglob("*.py")):
         module = path.relative_to(SOURCE).as_posix()
-        if not module.startswith(("agent/", "engine/", "repl/", "rewards/", "rollout/", "tools/", "turns.py")):
+        if not module.startswith(WITH_EPISODES):
             continue
         if "/inside/" in module or "/in_session/" in module:  # theirs reach the host as messages
             continue

@@ -110,6 +110,11 @@ async def test_a_wrong_call_says_what_is_wrong_and_how_it_is_called() -> None:
     assert "place.name is missing" in await message(describe, place={})
 
 
+@pytest.mark.parametrize("text", ["nan", "-Infinity", "1e999"])
+async def test_no_number_is_made_that_json_lacks(text: str) -> None:
+    assert f"ratio should be a finite number, not '{text}'" in await message(_echo, ratio=text)
+
+
 async def test_an_error_is_short_whatever_was_given() -> None:
     assert len(await message(add, a="x" * 100_000)) < 300
     assert len(await message(describe, place={}, tags=list(range(3)), **{f"x{i}" * 99: 1 for i in range(999)})) < 1000

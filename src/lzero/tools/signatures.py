@@ -25,7 +25,8 @@ from lzero.protocols import ToolContext
 from lzero.tools.shapes import Shapes, definitions_of, note, table
 from lzero.tools.values import as_json
 
-_LIMITS = ConfigDict(extra="forbid", coerce_numbers_to_str=True, arbitrary_types_allowed=False)
+_LIMITS = ConfigDict(extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False, arbitrary_types_allowed=False)
+"""JSON has neither NaN nor infinities; pydantic would make them of the texts "nan" and "1e999", which a tool does not expect."""
 _ARRIVE_AS = {"ndarray": "list", "Series": "list", "Tensor": "list", "DataFrame": "list[dict]", "Table": "list[dict]"}
 """Name of a library's type → how `lzero.tools.values` converts it; pydantic knows none of these types."""
 _ITERATORS = (Iterable, Iterator, Generator)
