@@ -20,7 +20,7 @@ import torch
 from lzero.algo.samples import to_samples
 from lzero.models import load_model, load_tokenizer, resolve
 from lzero.store import RunDirectory
-from lzero.store.run_directory import read_records
+from lzero.store.reading import read_records
 from lzero.types import Episode
 
 TIE = 1e-3

@@ -7,8 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from lzero.store.reading import episode_files, read_tables_of, validated
 from lzero.store.record import Phase, Record
-from lzero.store.run_directory import episode_files, read_tables_of, validated
 from lzero.store.schemas import RECORD_TABLES, SCHEMAS, columns
 from lzero.store.tables import to_records
 from lzero.types import Status
