@@ -2,12 +2,14 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 from builders import make_record, make_run
 from commands import exit_code
 
+from lzero.config import load_config
 from lzero.eval.rescore import advantage_change
 from lzero.store import RunDirectory, read_records
 
@@ -72,6 +74,31 @@ def test_the_keys_of_the_runs_own_reward_change(run: RunDirectory, capsys: pytes
     code, printed, _ = said(capsys, "run", "reward.match=ascii")
     assert code == 0
     assert "eval 0: score 0.500 → 0.500 over 2 episodes (0 up, 0 down)" in printed
+
+
+def test_code_keys_and_addresses_are_those_of_the_command_line(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run may be a stranger's: its reward would run here, and its judge would get a key of this machine."""
+    monkeypatch.setenv("MY_KEY", "secret")
+    own = (
+        "reward.function=other_rewards:lenient",
+        "reward.options={}",
+        "judge.model=m",
+        "judge.url=http://127.0.0.1:9/v1",
+    )
+    config = load_config(None, [*own, "judge.key=MY_KEY", "tools.env_file=keys.env"])
+    run.config = config
+    run.keep_changes()
+    monkeypatch.delitem(sys.modules, "other_rewards", raising=False)
+    code, _, errors = said(capsys, "run", "reward.timeout_s=5")
+    assert code == 1
+    assert "add reward.function=other_rewards:lenient if you trust it" in errors
+    assert "other_rewards" not in sys.modules
+    assert said(capsys, "run", "reward.timeout_s=5", own[0])[0] == 0
+    code, _, errors = said(capsys, "run", "--reward", "simpleqa")
+    assert code == 1
+    assert "asks a judge: set judge.model (and judge.url)" in errors
 
 
 @pytest.mark.parametrize(

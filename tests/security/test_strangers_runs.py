@@ -91,6 +91,28 @@ def added(file: Path, **values: object) -> None:
     pq.write_table(pa.concat_tables([more, table]), file, compression="zstd")
 
 
+@attack(90)
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "verdicts.jsonl", "config.toml", "episodes/steps", "episodes/tasks/x.parquet"]
+)
+def test_a_run_links_to_no_file_elsewhere(name: str, run: RunDirectory, secret: Path) -> None:
+    link = run.path / name
+    if link.exists():
+        link.rename(secret.parent / "elsewhere")
+        secret = secret.parent / "elsewhere"
+    link.symlink_to(secret)
+    for read in (read_run, RunDirectory.open, lambda path: [*read_records(path)]):
+        with pytest.raises(StoreError, match=f"{name} is a symbolic link to a file outside of the run"):
+            read(run.path)
+
+
+def test_a_run_may_keep_its_checkpoints_elsewhere(run: RunDirectory, tmp_path: Path) -> None:
+    run.checkpoints.rename(tmp_path / "elsewhere")
+    run.checkpoints.symlink_to(tmp_path / "elsewhere")
+    RunDirectory.open(run.path)
+    read_run(run.path)
+
+
 @attack(93)
 def test_an_episode_is_read_without_the_steps_of_others(run: RunDirectory) -> None:
     """These take no memory: objects of three million numbers would be 100 MB."""

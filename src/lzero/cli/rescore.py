@@ -20,7 +20,7 @@ from lzero.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lzero.config import Config
+    from lzero.config import Config, RewardConfig
     from lzero.eval.rescore import Change
 
 SECTIONS = ("reward.", "judge.")
@@ -58,7 +58,8 @@ def rescore(wanted: Rescoring) -> None:
 
     Example: lzero rescore runs/world-eval --reward mine:brief
 
-    For a training run it also prints how the advantages would have changed. New verdicts of a judge are added to those of the run.
+    For a training run it also prints how the advantages would have changed. New verdicts of a judge are added to those of the run. Code
+    of a reward, and the judge, are those of the command line: the run may be a stranger's.
     """
     from rich.console import Console
 
@@ -71,7 +72,10 @@ def rescore(wanted: Rescoring) -> None:
 
 
 def _config(wanted: Rescoring) -> "Config":
-    """Return the run's configuration with the other reward. Raises ConfigError, StoreError."""
+    """Return a configuration with the other reward. The run may be a stranger's, so no code, key or address that it names is in it.
+
+    Raises ConfigError, StoreError.
+    """
     from lzero.config import load_config
     from lzero.rewards.scores import reward_key
     from lzero.store import RunDirectory
@@ -83,12 +87,26 @@ def _config(wanted: Rescoring) -> "Config":
         raise ConfigError(
             "name another reward: --reward gaia, --reward package.module:name, or changes such as reward.match=ascii"
         )
-    config = RunDirectory.open(wanted.run).config
-    if not wanted.reward:
-        return load_config(wanted.run / "config.toml", changes)
-    other = load_config(None, [*changes, f"{reward_key(wanted.reward)}={wanted.reward}"])
-    judge = other.judge if any(change.startswith("judge.") for change in changes) else config.judge
-    return config.model_copy(update={"reward": other.reward, "judge": judge})
+    stored = RunDirectory.open(wanted.run).config
+    if wanted.reward:
+        given = load_config(None, [*changes, f"{reward_key(wanted.reward)}={wanted.reward}"])
+        reward = given.reward
+    else:
+        given = load_config(None, [change for change in changes if change.startswith("judge.")])
+        reward = load_config(wanted.run / "config.toml", changes).reward
+        _check_code(reward, changes)
+    run = given.run.model_copy(update={"seed": stored.run.seed})
+    return given.model_copy(update={"reward": reward, "run": run, "algo": stored.algo})
+
+
+def _check_code(reward: "RewardConfig", changes: list[str]) -> None:
+    """Raise ConfigError for a reward that is code unless the command line names it."""
+    for name in ("score", "function"):
+        setting = f"reward.{name}={getattr(reward, name)}"
+        if ":" in setting and setting not in changes:
+            raise ConfigError(
+                f"the run scores by {setting}, which is code, maybe a stranger's: add {setting} if you trust it"
+            )
 
 
 async def _rescore(wanted: Rescoring, config: "Config", console: "Console") -> None:

@@ -1,5 +1,6 @@
 """Read the episodes of a run from the tables in its directory, or the rows of one table beside them."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +11,15 @@ import msgspec
 import pyarrow as pa
 
 from lzero.errors import StoreError
+from lzero.paths import is_within
 from lzero.store.parquet import Wanted, read_tables
 from lzero.store.record import Phase, Record
 from lzero.store.schemas import RECORD_TABLES, SCHEMAS
 from lzero.store.tables import to_episodes, to_records
 from lzero.types import Episode
+
+NOT_READ = frozenset(("checkpoints", "tensorboard", "wandb"))
+"""Directories of a run without files that this package reads."""
 
 
 def read_records(path: Path, *, phase: Phase | None = None, update: int | None = None) -> Iterator[Record]:
@@ -47,10 +52,28 @@ def read_rows(path: Path, name: str, *, phase: Phase, update: int) -> list[dict[
     return rows
 
 
-def episode_files(path: Path, phase: Phase | None, update: int | None = None) -> list[str]:
-    """Return the names of a run's files of episodes. Raises StoreError."""
+def check_run(path: Path) -> None:
+    """Raise StoreError if `path` is not the directory of a run, or holds a link to a file elsewhere: the run may be a stranger's.
+
+    `checkpoints/` may be elsewhere; `lzero.train.checkpoint` checks what it opens.
+    """
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path} is a file: name the directory of a run")
     if not (path / "config.toml").is_file():
         raise StoreError(f"{path} is not a run directory: it holds no config.toml")
+    for folder, folders, files in os.walk(path):
+        if Path(folder) == path:
+            folders[:] = sorted({*folders} - NOT_READ)
+        for file in (Path(folder, name) for name in (*folders, *files)):
+            if file.is_symlink() and not is_within(file, path):
+                raise StoreError(
+                    f"{file} is a symbolic link to a file outside of the run, which may be a stranger's: copy the file here"
+                )
+
+
+def episode_files(path: Path, phase: Phase | None, update: int | None = None) -> list[str]:
+    """Return the names of a run's files of episodes. Raises StoreError."""
+    check_run(path)
     number = "*" if update is None else f"{update:06d}"
     return sorted(file.name for file in (path / "episodes" / "episodes").glob(f"{phase or '*'}-{number}.parquet"))
 

@@ -37,6 +37,7 @@ import lzero
 from lzero.config import Config, load_config
 from lzero.errors import ConfigError, StoreError
 from lzero.paths import read_bounded
+from lzero.store.reading import check_run
 from lzero.store.record import Phase, Record
 from lzero.store.resumable import FIXED, RESUMABLE, is_resumable
 from lzero.store.schemas import RECORD_TABLES
@@ -89,10 +90,7 @@ class RunDirectory:
         Raises StoreError if there is no run, ConfigError for a change that a resumed run may not make.
         """
         file = path / "config.toml"
-        if path.exists() and not path.is_dir():
-            raise StoreError(f"{path} is a file: name the directory of a run")
-        if not file.is_file():
-            raise StoreError(f"{path} is not a run directory: it holds no config.toml")
+        check_run(path)
         try:
             config = load_config(file)
         except ConfigError as error:
