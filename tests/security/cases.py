@@ -216,6 +216,12 @@ CASES = tuple(
             "locks on files without number, and the list of all of them",
             "killed, reason memory; covered",
         ),
+        (
+            107,
+            "PeerDoS",
+            "work without number for the host's event loop",
+            "done beside it, or in turns with all others",
+        ),
     )
 )
 

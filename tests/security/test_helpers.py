@@ -3,6 +3,7 @@
 import asyncio
 import io
 import sys
+import time
 import zipfile
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -210,3 +211,24 @@ async def test_a_server_that_prints_lines_by_the_thousand_leaves_the_others_thei
     await asyncio.wait({reading})
     sending.close()
     receiving.close()
+
+
+@attack(107)
+async def test_a_result_of_millions_of_values_is_converted_beside_the_event_loop() -> None:
+    """The agent chooses how many. A plain function's are converted in its thread."""
+
+    @tool
+    def rows(number: int) -> list[int]:
+        """Return rows."""
+        return [0] * number
+
+    @tool
+    async def columns(number: int) -> list[int]:
+        """Return columns."""
+        return [0] * number
+
+    broker = broker_of(rows, columns)
+    for name in ("rows", "columns"):
+        start = time.thread_time()
+        assert await broker.on_call(name, {"number": 790_000}) == [0] * 790_000
+        assert time.thread_time() - start < 0.2  # half a second, or twice that, on the event loop

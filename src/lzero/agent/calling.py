@@ -9,7 +9,7 @@ from lzero.agent.clocks import Clocks
 from lzero.agent.user_code import Bugs, Late, Raised, leaves, outcome_in_time, words
 from lzero.errors import LzeroError, ToolError, WorkspaceError
 from lzero.protocols import Tool
-from lzero.tools.values import as_json
+from lzero.tools.values import to_json
 from lzero.turns import CLOCK, CallClock
 from lzero.types import Json, Task
 
@@ -79,7 +79,7 @@ async def _result(tool: Tool, arguments: dict[str, Json], context: CallContext, 
     answer = tool.call(arguments, context)
     if not inspect.isawaitable(answer):
         raise TypeError(f"{type(tool).__qualname__}.call has to be `async def`: it returned {type(answer).__name__}")
-    return as_json(await answer, tool=tool.name)
+    return await to_json(await answer, tool=tool.name)
 
 
 def _blamed(tool: Tool, raised: BaseException, bugs: Bugs) -> ToolError:

@@ -25,7 +25,7 @@ from lzero.plugins import called_function
 from lzero.protocols import ToolContext
 from lzero.tools.names import name_problem
 from lzero.tools.signatures import read_signature, refusal
-from lzero.tools.values import as_json
+from lzero.tools.values import as_json, to_json
 from lzero.types import Json
 
 P = ParamSpec("P")
@@ -73,14 +73,14 @@ class FunctionTool(Generic[P, R]):
             values[self._context_name] = context
         function: Callable[..., Any] = self.function
         if inspect.iscoroutinefunction(inspect.unwrap(called_function(function))):
-            return as_json(await function(**values), tool=self.name)
+            return await to_json(await function(**values), tool=self.name)
 
         def answer() -> Json | Awaitable[Any]:  # converted in the thread, because a generator runs the tool's code
             result = function(**values)
             return result if inspect.isawaitable(result) else as_json(result, tool=self.name)
 
         result = await in_thread(answer)
-        return as_json(await result, tool=self.name) if inspect.isawaitable(result) else result
+        return await to_json(await result, tool=self.name) if inspect.isawaitable(result) else result
 
     def _checked(self, arguments: dict[str, Json]) -> dict[str, Any]:
         if _has_too_many(arguments):

@@ -25,6 +25,7 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, M
 from enum import Enum
 from typing import Any, cast
 
+from lzero.blocking import in_thread
 from lzero.errors import ToolError
 from lzero.text import unbroken
 from lzero.types import Json
@@ -32,6 +33,8 @@ from lzero.types import Json
 MAX_BYTES = 8_000_000
 """The most bytes of one call's result, roughly as JSON: about what one message to a session holds."""
 MAX_DEPTH = 32
+QUICK_VALUES, QUICK_CHARS = 1_000, 100_000
+"""The most values and characters that are converted on the event loop: a millisecond's work."""
 _PLAIN = frozenset((type(None), bool, int, str))
 _AS_TEXT = (decimal.Decimal, fractions.Fraction, pathlib.PurePath, uuid.UUID, re.Pattern)
 _ADDRESSES = tuple(getattr(ipaddress, f"IPv{version}{kind}") for version in (4, 6) for kind in ("Address", "Network"))
@@ -46,6 +49,29 @@ def as_json(value: object, *, tool: str) -> Json:
     integers, because it can ask for less.
     """
     return _Walk(tool).convert(value, MAX_DEPTH)
+
+
+async def to_json(value: object, *, tool: str) -> Json:
+    """Do the same as `as_json`, in a thread unless it is certainly quick: millions of values would hold up all other episodes."""
+    return as_json(value, tool=tool) if _is_quick(value) else await in_thread(as_json, value, tool=tool)
+
+
+def _is_quick(value: object) -> bool:
+    """Return whether a value is plain data, and little of it. Stops counting there."""
+    left, num_values, chars = [value], 1, 0
+    while left and num_values <= QUICK_VALUES and chars <= QUICK_CHARS:
+        inner: Any = left.pop()
+        kind = type(inner)
+        if kind is str:
+            chars += len(inner)
+        elif kind is list or kind is tuple or kind is dict:
+            num_values += len(inner)
+            if num_values <= QUICK_VALUES:
+                left += inner
+                left += inner.values() if kind is dict else ()
+        elif kind not in _PLAIN and kind is not float:
+            return False
+    return not left and num_values <= QUICK_VALUES and chars <= QUICK_CHARS
 
 
 class _Walk:
