@@ -31,9 +31,14 @@ A message names the offending value and the fix; the command line prints it with
 
 from typing import Literal
 
+from lzero.text import unbroken
+
 
 class LzeroError(Exception):
-    """Base of all errors above."""
+    """Base of all errors above. Its message can be encoded as UTF-8, whatever text it quotes."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(unbroken(each) if isinstance(each, str) else each for each in arguments))
 
 
 class ConfigError(LzeroError):

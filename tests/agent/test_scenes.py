@@ -109,6 +109,18 @@ async def test_an_episode_acts_on_a_scene_of_its_own_and_records_how_it_was_left
     assert market.events == ["open", "outcome", "close"] * 2
 
 
+async def test_half_a_character_in_an_observation_ends_nothing() -> None:
+    class Broken(Purse):
+        observation = "\ud800"
+
+    class Odd(Market):
+        @asynccontextmanager
+        async def scene(self, task: Task, *, seed: int) -> AsyncIterator[Purse]:
+            yield Broken(seed)
+
+    assert (await played(Odd())).failure is None
+
+
 @pytest.mark.parametrize("how", ["fails", "hangs"])
 @pytest.mark.parametrize("place", ["open", "outcome", "close"])
 async def test_an_environment_that_fails_is_named_and_its_episode_fails(place: str, how: str) -> None:

@@ -3,6 +3,7 @@ honest wrong answer. Real sessions, and a policy that says what a test writes.
 """
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Sequence
 
@@ -20,6 +21,7 @@ from lzero.agent.renderer import Renderer
 from lzero.agent.setting import Setting, Ticket
 from lzero.config import AgentConfig, ReplConfig, RewardConfig, RolloutConfig
 from lzero.engine.scripted.engine import ScriptedEngine
+from lzero.errors import ToolError
 from lzero.models import build_tokenizer
 from lzero.protocols import ReplPool, Tool
 from lzero.repl import LocalPool
@@ -184,6 +186,20 @@ async def test_arguments_that_break_their_conversion_are_the_agents(pool: LocalP
     (refused,) = episode.steps[0].tool_calls
     assert refused.fault == "agent"
     assert "cannot be converted" in (refused.error or "")
+    assert episode.answer == "wrong"
+
+
+@tool
+def decode(text: str) -> str:
+    """Decodes a word of JSON, and knows no such word."""
+    raise ToolError(f"there is no word {json.loads(text)}", fault="agent")
+
+
+@attack(86)
+async def test_an_error_that_quotes_half_a_character_is_told(pool: LocalPool) -> None:
+    episode, _ = await scored(pool, r"decode('\"\\ud800\"')", WRONG, tools=[decode], max_steps=2)
+    (refused,) = episode.steps[0].tool_calls
+    assert refused.error == "there is no word \ufffd"
     assert episode.answer == "wrong"
 
 
