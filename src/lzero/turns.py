@@ -8,12 +8,14 @@
 
 Episodes take turns: however many calls of one episode wait, the next free place goes to the episode that has waited longest for its turn. A
 wait has its own deadline. Exceeding it is lzero's failure, not the tool's or the agent's.
+
+The event loop is such a resource, too: `in_turns` lets others have it while a stranger's data is read.
 """
 
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
@@ -23,6 +25,10 @@ QUEUE_S = 600.0
 """Seconds that one call may spend in queues."""
 MAX_WAITING = 64
 """The most calls of one episode that may wait for the same resource."""
+PART_BYTES = 4096
+"""The most bytes of a stranger that are handled before others may have the event loop: some milliseconds' work, whatever they are."""
+TURN_S = 5e-3
+"""Seconds after which others have the event loop."""
 _ROUNDING_S = 1e-6
 """Seconds by which an alarm may ring early."""
 _SHORT_S = 1e-3
@@ -328,6 +334,21 @@ class Turns:
                 called.set_result(None)
                 return
         self._free += 1
+
+
+async def in_turns(pieces: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+    """Yield the pieces in parts of PART_BYTES. Whenever TURN_S seconds have passed, everything else that is ready runs first.
+
+    A library that decodes a stream does not stop for others as long as there is data, and a piece may hold thousands of events, or come in
+    thousands of chunks.
+    """
+    since = _now()
+    async for piece in pieces:
+        for start in range(0, len(piece), PART_BYTES):
+            yield piece[start : start + PART_BYTES]
+            if _now() - since > TURN_S:
+                await asyncio.sleep(0)
+                since = _now()
 
 
 def _now() -> float:

@@ -2,8 +2,10 @@
 
 import asyncio
 import gzip
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -21,6 +23,7 @@ from lzero.repl.remote import link, wire
 from lzero.repl.remote import pool as remote
 from lzero.repl.remote.pool import RemotePool
 from lzero.tools.keys import Secret
+from lzero.tools.mcp_servers.http import BoundedClient
 from lzero.tools.mcp_servers.server import McpServer
 from lzero.tools.mcp_servers.specs import McpSpec
 from lzero.tools.retry import Backoff
@@ -193,3 +196,58 @@ async def test_a_pool_server_that_sends_more_than_a_cell_can_put_out_breaks_the_
 
 def name_version(connection: ServerConnection, request: object, response: Response) -> None:
     response.headers[wire.VERSION_HEADER] = str(wire.VERSION)
+
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+FLOODS: dict[str, tuple[bytes, bytes]] = {
+    "chunks of one byte": (STREAM + CHUNKED, b"1\r\n:\r\n" * 20_000),
+    "comments": (STREAM + b"\r\n", b":\n\n" * 30_000),
+    "interim responses": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000),
+    "empty members": (STREAM + b"Content-Encoding: gzip\r\n\r\n", gzip.compress(b"") * 10_000),
+}
+"""Few bytes that take long."""
+
+
+async def longest_turn(work: Awaitable[object]) -> float:
+    """Return the most processor seconds that the event loop's thread spent between two turns of another task."""
+    turns = [time.thread_time()]
+    working = asyncio.ensure_future(work)
+    while not working.done():
+        await asyncio.sleep(0)
+        turns.append(time.thread_time())
+    return max(after - before for before, after in pairwise(turns))
+
+
+@attack(107)
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_a_page_that_takes_long_to_read_holds_up_nobody(flood: str) -> None:
+    async with answering(*FLOODS[flood]) as port:
+        client = WebClient(timeout_s=1.0, allow_hosts=[f"127.0.0.1:{port}"])
+
+        async def read() -> None:
+            with suppress(LzeroError):
+                await client.fetch(f"http://127.0.0.1:{port}/")
+
+        await read()  # TLS, which reads the system's certificates
+        assert await longest_turn(read()) < 0.1
+
+
+@attack(107)
+@pytest.mark.parametrize("flood", ["chunks of one byte", "comments"])
+async def test_a_reply_that_takes_long_to_read_holds_up_nobody(flood: str) -> None:
+    """An engine's, a judge's and an MCP server's."""
+    async with answering(*FLOODS[flood]) as port:
+        engine = OpenAIChat("m", base_url=f"http://127.0.0.1:{port}/v1", max_tries=1)
+
+        async def ask() -> None:
+            with suppress(LzeroError):
+                await engine.reply([Message(role="user", content="?")], Sampling(), request_id="1", deadline_s=1.0)
+
+        async def call() -> None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.0), BoundedClient({}, read_s=1.0) as client:
+                    await client.get(f"http://127.0.0.1:{port}/")
+
+        assert await longest_turn(ask()) < 0.1
+        assert await longest_turn(call()) < 0.1
+        await engine.close()

@@ -26,7 +26,7 @@ from lzero import __version__
 from lzero.blocking import in_thread
 from lzero.errors import ConfigError, ToolError
 from lzero.tools.retry import ServiceError, retry_after
-from lzero.tools.web_transport import PoolTransport, Progress
+from lzero.tools.web_transport import Paced, PoolTransport, Progress
 from lzero.types import Json
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -212,7 +212,7 @@ class WebClient:
         pool = httpcore2.AsyncConnectionPool(
             ssl_context=self._tls or _system_tls(),
             proxy=self._proxy,
-            network_backend=httpcore2.AnyIOBackend() if self._proxy else _Checked(self),
+            network_backend=Paced(httpcore2.AnyIOBackend() if self._proxy else _Checked(self)),
         )
         own = {"User-Agent": USER_AGENT, "Accept-Encoding": "gzip, deflate", "Accept": "*/*"}
         try:

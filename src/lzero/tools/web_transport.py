@@ -1,6 +1,13 @@
-"""Connect httpx2 and httpcore2: a transport over a given connection pool, which also tracks how far a request has been sent."""
+"""Connect httpx2 and httpcore2: a transport over a given connection pool, which also tracks how far a request has been sent.
 
-from collections.abc import AsyncIterator, Mapping
+A page may come in chunks of one byte, behind a million interim responses, or packed into members that unpack to nothing. The libraries
+handle all that they have read without a stop, so they read little at once here (`Paced`), and rest in between.
+"""
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -8,9 +15,63 @@ import httpcore2
 import httpx2
 
 from lzero.tools.retry import ServiceError, Unanswered
+from lzero.turns import PART_BYTES
 
 MAX_HEADERS = 500
 """Maximum headers of an answer; httpx2 bounds their bytes."""
+
+
+_BRIEF_S = 1e-3
+"""Seconds of handling one part that need no rest."""
+_REST, _LONGEST_S = 4.0, 0.1
+"""Rest after a part, in multiples of the time that handling it took, and at most so many seconds."""
+
+
+class Paced(httpcore2.AsyncNetworkBackend):
+    """Connects as another backend does. Handling what comes then takes a fifth of the event loop at most."""
+
+    def __init__(self, backend: httpcore2.AsyncNetworkBackend) -> None:
+        self._backend = backend
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        return _PacedStream(await self._backend.connect_tcp(host, port, timeout, local_address, socket_options))
+
+
+class _PacedStream(httpcore2.AsyncNetworkStream):
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._read_at = time.monotonic()
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        handled_s = time.monotonic() - self._read_at
+        if handled_s > _BRIEF_S:
+            await asyncio.sleep(min(_REST * handled_s, _LONGEST_S))
+        try:
+            return await self._stream.read(min(max_bytes, PART_BYTES), timeout)
+        finally:
+            self._read_at = time.monotonic()
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+        self._read_at = time.monotonic()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore2.AsyncNetworkStream:
+        return _PacedStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 class Progress:

@@ -5,6 +5,7 @@ import difflib
 import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -28,6 +29,7 @@ from lzero.json_bounds import EventCounter, ValueCounter
 from lzero.text import one_line
 from lzero.tools.keys import Secret
 from lzero.tools.retry import retry_after
+from lzero.turns import in_turns
 
 MAX_BYTES = 256 << 20
 """Bytes of the largest streamed response; some hundred bytes per token are usual."""
@@ -239,19 +241,20 @@ class _Bounded(httpx2.AsyncByteStream):
         total = event = 0
         end = b""
         values = EventCounter() if self._streamed else ValueCounter()
-        async for piece in self._stream:
-            total += len(piece)
-            joined = end + piece
-            blank = max(joined.rfind(line) for line in _BLANK_LINES) if self._streamed else -1
-            event = len(joined) - blank if blank >= 0 else event + len(piece)
-            end = joined[-2:]
-            if total > MAX_BYTES:
-                raise EngineError(f"{self._url} answered with more than {MAX_BYTES:,} bytes")
-            if event > MAX_EVENT_BYTES:
-                raise EngineError(f"{self._url} answered with more than {MAX_EVENT_BYTES:,} bytes at once")
-            if values.add(piece) > MAX_EVENT_VALUES:
-                raise EngineError(f"{self._url} answered with more than {MAX_EVENT_VALUES:,} values at once")
-            yield piece
+        async with aclosing(in_turns(self._stream)) as pieces:
+            async for piece in pieces:
+                total += len(piece)
+                joined = end + piece
+                blank = max(joined.rfind(line) for line in _BLANK_LINES) if self._streamed else -1
+                event = len(joined) - blank if blank >= 0 else event + len(piece)
+                end = joined[-2:]
+                if total > MAX_BYTES:
+                    raise EngineError(f"{self._url} answered with more than {MAX_BYTES:,} bytes")
+                if event > MAX_EVENT_BYTES:
+                    raise EngineError(f"{self._url} answered with more than {MAX_EVENT_BYTES:,} bytes at once")
+                if values.add(piece) > MAX_EVENT_VALUES:
+                    raise EngineError(f"{self._url} answered with more than {MAX_EVENT_VALUES:,} values at once")
+                yield piece
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -6,7 +6,7 @@ request, and the connection is `stale`: running calls go on, and the next one ma
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import httpx2
@@ -17,6 +17,7 @@ from lzero.json_bounds import EventCounter, ValueCounter
 from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES
 from lzero.tools.mcp_servers.errors import BROKEN_OFF, TOO_LARGE
 from lzero.tools.shapes import one_line
+from lzero.turns import in_turns
 
 _CONNECT_S = 10.0
 _REASON_CHARS = 200
@@ -119,13 +120,14 @@ class _Bounded(httpx2.AsyncByteStream):
         size = 0
         values = EventCounter() if self._is_events else ValueCounter()
         try:
-            async for chunk in self._stream:
-                size += len(chunk)
-                if size > MAX_MESSAGE:
-                    raise TooMuch(f"sent more than {MAX_MESSAGE:,} bytes")
-                if values.add(chunk) > MAX_VALUES:
-                    raise TooMuch(f"sent too many values, more than {MAX_VALUES:,}")
-                yield chunk
+            async with aclosing(in_turns(self._stream)) as chunks:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    if size > MAX_MESSAGE:
+                        raise TooMuch(f"sent more than {MAX_MESSAGE:,} bytes")
+                    if values.add(chunk) > MAX_VALUES:
+                        raise TooMuch(f"sent too many values, more than {MAX_VALUES:,}")
+                    yield chunk
         except TooMuch:
             raise
         except httpx2.HTTPError as error:  # which would end the connection
