@@ -175,6 +175,13 @@ def test_what_is_too_deep_to_be_looked_at_is_not_evaluated() -> None:
     assert not is_harmless("[open(0), " + "1+" * 20_000 + "1]", generator="string_insertion")
 
 
+@pytest.mark.filterwarnings("ignore")  # an error instead would end the parser earlier
+@pytest.mark.parametrize("name", ["n_queens", "string_insertion", "polynomial_multiplication"])
+def test_an_answer_that_breaks_pythons_parser_scores_nothing(name: str) -> None:
+    task = source(f"reasoning_gym:{name}").task(0)
+    assert scored(task, "(*1or " * 2_000 + "1 1") == 0.0
+
+
 def test_tasks_follow_from_seed_split_and_index() -> None:
     tasks = [source(**SMALL).task(index) for index in range(20)]
     again = source(**SMALL)

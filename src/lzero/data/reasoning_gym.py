@@ -112,16 +112,17 @@ class Generator:
         """Return what the generator's scorer gives for an answer, 0 to 1; 0 for one on which it fails, or that it must not evaluate.
 
         The scorer runs in a fork, because an answer like 1e999999999, or a move repeated as often, holds up a process or fills its
-        memory. Raises OSError if this machine cannot make a fork.
+        memory. The look whether it may see the answer runs there, too: Python's own parser fails on some texts. Raises OSError if this
+        machine cannot make a fork.
         """
         if not answer.strip():
             return 0.0
         if answer == entry["answer"]:
             return 1.0
-        if not self._may_score(answer, entry):
-            return 0.0
         found = score_apart(
-            lambda: str(self._scored(answer, entry)), name=f"the scorer of reasoning_gym:{self.name}", answer=answer
+            lambda: str(self._scored(answer, entry) if self._may_score(answer, entry) else 0.0),
+            name=f"the scorer of reasoning_gym:{self.name}",
+            answer=answer,
         )
         if found is None:
             return 0.0
