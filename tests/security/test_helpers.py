@@ -232,3 +232,20 @@ async def test_a_result_of_millions_of_values_is_converted_beside_the_event_loop
         start = time.thread_time()
         assert await broker.on_call(name, {"number": 790_000}) == [0] * 790_000
         assert time.thread_time() - start < 0.2  # half a second, or twice that, on the event loop
+
+
+@attack(89)
+@pytest.mark.parametrize("patience_s", [None, 0.1])
+async def test_a_call_that_a_server_hangs_in_costs_those_behind_it_no_time(patience_s: float | None) -> None:
+    """Whether the call reaches its own deadline or is broken off before, by the end of its cell."""
+    spec = McpSpec(name="odd", command=(sys.executable, str(SCRIPT)))
+    async with McpServer(spec, call_s=1.0, ping_s=0.5) as server:
+        hostile, victim = broker_of(*server.tools), broker_of(*server.tools)
+        hanging = asyncio.create_task(asyncio.wait_for(told(hostile, "hang"), patience_s))
+        answers = [asyncio.create_task(told(victim, "again")) for _ in range(2)]
+        assert await asyncio.gather(*answers) == ["done"] * 2
+        assert await told(victim, "again") == "done"
+        assert victim.broken is None
+        assert max(call.duration_s for call in victim.take_calls()) < 1.0
+        (ended,) = await asyncio.gather(hanging, return_exceptions=True)
+        assert "did not answer hang within 1 s" in str(ended) if patience_s is None else isinstance(ended, TimeoutError)

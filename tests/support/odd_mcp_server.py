@@ -25,7 +25,7 @@ ODD: dict[str, dict[str, Any]] = {
 
 
 def serve_oddly() -> None:
-    """JSON-RPC by hand. A call of `wait` is answered when `release` is called, after which `release` is."""
+    """JSON-RPC by hand. A call of `wait` is answered when `release` is called, after which `release` is; none after one of `hang`."""
     waiting: list[int] = []
 
     def say(number: int, answer: dict[str, Any]) -> None:
@@ -42,8 +42,13 @@ def serve_oddly() -> None:
             named = {"name": "odd", "version": "1"}
             say(number, {"result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": named}})
         elif message["method"] == "tools/list":
-            names = [*ODD, "wait", "release"]
-            say(number, {"result": {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in names]}})
+            tools = [{"name": name, "inputSchema": {"type": "object"}} for name in (*ODD, "wait", "release", "hang")]
+            again = {"name": "again", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}}
+            say(number, {"result": {"tools": [*tools, again]}})
+        elif asked == "again":
+            say(number, {"result": {"content": [{"type": "text", "text": "done"}]}})
+        elif asked == "hang":
+            signal.pause()
         elif asked == "wait":
             waiting.append(number)
         elif asked == "release":

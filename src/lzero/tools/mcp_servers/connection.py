@@ -101,6 +101,11 @@ class Connection:
             await self._unused.wait()  # each of them has a deadline
         await self.close()
 
+    async def give_up(self, problem: str) -> None:
+        """Close it with its running calls, which raise Lost."""
+        self._problem = self._problem or problem
+        await self.close()
+
     async def close(self) -> None:
         """Ask the task to stop, then cancel it. If the caller is cancelled meanwhile, the task still closes what it opened."""
         self._stop.set()

@@ -9,6 +9,7 @@ Calls of many episodes share one connection. They take turns. A failure of one c
 import asyncio
 import os
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AsyncExitStack, suppress
 
 from mcp import Client, MCPError
 from mcp.types import CallToolRequest, CallToolRequestParams, CallToolResult
@@ -33,6 +34,8 @@ CONNECT_S = 60.0
 LIST_S = 20.0
 CALL_S = 50.0
 """Seconds that a call may take once the server has answered those before it; less than the broker waits for a tool."""
+PING_S = 5.0
+"""Seconds in which a server answers a ping. One that serves calls one by one has CALL_S for the call before it in addition."""
 MAX_TOOLS = 128
 CALLS = 8
 """The most calls at one server; further ones wait in turns. A server may serve them one by one."""
@@ -44,7 +47,7 @@ class McpServer(Service):
 
     Raises ConfigError from `async with`, with the cause, if the server cannot be reached or started. A server that dies later fails the
     waiting calls that it does not declare read-only or idempotent (ToolError, the tool's fault). Each call that finds it gone starts it
-    again, once.
+    again, once. A server hangs, and is ended like this, if it answers neither a call in time nor a ping after that.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class McpServer(Service):
         lookup: Lookup = os.environ.get,
         connect_s: float = CONNECT_S,
         call_s: float = CALL_S,
+        ping_s: float = PING_S,
     ) -> None:
         """`taken`: names that its tools must not have. `lookup`: finds the `${NAME}` of a spec."""
         self.spec = spec
@@ -63,10 +67,13 @@ class McpServer(Service):
         self._filled = fill(spec, lookup)
         self._connect_s = connect_s
         self._call_s = call_s
+        self._ping_s = ping_s
         self._connection: Connection | None = None
         self._retired: dict[Connection, asyncio.Task[None]] = {}
         self._opening = asyncio.Lock()
         self._turns = Turns(CALLS, f"the MCP server {self._name}", one_by_one=True)
+        self._given_up: set[asyncio.Task[None]] = set()
+        """Tasks that keep the places of calls which nobody waits for, until the server has ended them."""
 
     async def start(self) -> None:
         async with closed_on_error(self.close):
@@ -86,6 +93,8 @@ class McpServer(Service):
         for retired, task in list(self._retired.items()):
             await retired.close()
             await asyncio.wait({task})
+        if self._given_up:
+            await asyncio.wait(self._given_up)  # without a connection, they end
 
     async def call(self, name: str, arguments: dict[str, Json], *, repeatable: bool = False) -> Json:
         """Call the tool that the server itself calls `name`. Raises ToolError.
@@ -119,12 +128,34 @@ class McpServer(Service):
         return value
 
     async def _ask(self, request: CallToolRequest) -> CallToolResult:
-        async with self._turns.turn():
+        async with AsyncExitStack() as place:
+            await place.enter_async_context(self._turns.turn())
             connection = await self._connected()
-            # Not `call_tool`: it would validate the answer with the server's schema, whose patterns may take forever.
-            return await connection.ask(
-                lambda client: client.session.send_request(request, CallToolResult), self._call_s
-            )
+            until = call_clock().worked_s + self._call_s
+            try:
+                # Not `call_tool`: it would validate the answer with the server's schema, whose patterns may take forever.
+                return await connection.ask(
+                    lambda client: client.session.send_request(request, CallToolResult), self._call_s
+                )
+            except (TimeoutError, asyncio.CancelledError):
+                task = asyncio.create_task(self._outlive(connection, place.pop_all(), until))
+                self._given_up.add(task)
+                task.add_done_callback(self._given_up.discard)
+                raise
+
+    async def _outlive(self, connection: Connection, place: AsyncExitStack, until: float) -> None:
+        """Keep the `place` of a call that was given up, until the server works on it no more: then it answers a ping.
+
+        The time of the calls behind it begins only then. A server that hangs is ended, or each of them would hang like the first.
+        `until`: the end of the call's time, by its clock.
+        """
+        async with place:
+            left_s = max(0.0, until - call_clock().worked_s) + self._ping_s
+            try:
+                with suppress(Lost, MCPError, ValueError, RuntimeError):  # an error is an answer, too
+                    await connection.ask(lambda client: client.session.send_ping(), left_s)
+            except TimeoutError:
+                await connection.give_up("hangs: it answers neither a call nor a ping")
 
     @property
     def _name(self) -> str:
