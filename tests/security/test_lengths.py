@@ -17,7 +17,7 @@ from cases import attack
 
 from lzero.agent.context import Context
 from lzero.agent.notebook import prose
-from lzero.agent.outputs import render_output
+from lzero.agent.outputs import render_output, rendered
 from lzero.agent.parser import parse
 from lzero.agent.renderer import Renderer
 from lzero.config import AgentConfig
@@ -169,6 +169,16 @@ def test_schemas_that_refer_to_each_other_are_described_within_bounds() -> None:
     described = signature({"properties": fields, "$defs": {"Middle": middle, "End": ends}}, None)
     assert len(described.text) <= 1_000
     assert time.thread_time() - start < 10.0  # thousands of seconds without bounds
+
+
+@attack(107)
+async def test_the_longest_output_is_rendered_beside_the_event_loop() -> None:
+    execution = make_execution(Stream(name="stdout", text="\u0628\u200d\u0628" * 180_000))
+    start = time.thread_time()
+    text = await rendered(execution, max_chars=400)
+    assert time.thread_time() - start < 0.1  # half a second on the loop
+    assert text == render_output(execution, max_chars=400)
+    assert "[540000 characters, the middle is cut]" in text
 
 
 class Item(pydantic.BaseModel):

@@ -28,7 +28,7 @@ from lzero.agent.clocks import Clocks
 from lzero.agent.context import Context, News
 from lzero.agent.cutoff import Cutoff
 from lzero.agent.episode_repl import EpisodeRepl
-from lzero.agent.outputs import render_output
+from lzero.agent.outputs import rendered
 from lzero.agent.parser import parse
 from lzero.agent.prompt import SUMMARY_STOP, shown_notepad, summary_of, system_prompt
 from lzero.agent.setting import STOP, Setting, Ticket, episode_of, sampling_of
@@ -179,7 +179,7 @@ class _LiveEpisode:
             if ended := self._ending():
                 return ended
             news = News(
-                output=self._shown(step),
+                output=await self._shown(step),
                 notepad=shown_notepad(self._agent, step.notepad),
                 steps_left=self._steps_left,
                 seconds_left=self._scarce_s(),
@@ -342,11 +342,11 @@ class _LiveEpisode:
         self._steps.append(step)
         self._watcher.on_step(step)
 
-    def _shown(self, step: Step) -> str:
+    async def _shown(self, step: Step) -> str:
         """Return the text about the step that the model sees."""
         shown = step.parsed.problem
         if step.execution is not None:
-            output = render_output(step.execution, max_chars=self._agent.output_chars)
+            output = await rendered(step.execution, max_chars=self._agent.output_chars)
             shown = f"{output}\n[{shown}]" if shown else output
         return shown
 

@@ -3,13 +3,17 @@
 import itertools
 import re
 from collections.abc import Iterable
+from functools import partial
 
 from lzero.agent.frame import NO_OUTPUT, unframed
-from lzero.types import Display, Error, Execution, Result, Stream
+from lzero.blocking import in_thread
+from lzero.types import Display, Error, Execution, Output, Result, Stream
 from lzero.visible import clean
 
 TRACEBACK_LINES = 12
 """Number of lines of a traceback that are shown: the last ones, before the line that names the error."""
+QUICK_CHARS = 20_000
+"""The most characters that are rendered on the event loop. Those that take longest, of many scripts, take two microseconds each."""
 
 _LEFT_OUT = re.compile(r"\n?… \[(?:\d+ outputs left out: )?(\d{1,15}) characters(?: left out)?\] …\n?")
 """The note with which a session replaces the characters that it cut."""
@@ -36,6 +40,12 @@ def render_output(execution: Execution, *, max_chars: int) -> str:
     return "\n".join(part for part in (body, ending) if part.strip()) or NO_OUTPUT
 
 
+async def rendered(execution: Execution, *, max_chars: int) -> str:
+    """Return `render_output` of an execution, in a thread if there is much: half a million characters would hold up all other episodes."""
+    render = partial(render_output, execution, max_chars=max_chars)
+    return await in_thread(render) if sum(map(_num_chars, execution.outputs)) > QUICK_CHARS else render()
+
+
 def cut(text: str, max_chars: int) -> str:
     """Return head and tail of `text` in `max_chars` characters, with a line between them that states the original size.
 
@@ -54,6 +64,15 @@ def cut(text: str, max_chars: int) -> str:
 def plain_text(value: Result | Display) -> str:
     """Return the text of a value that the model reads: without one, the names of its types."""
     return value.data.get("text/plain", " ".join(f"[{mime}]" for mime in value.data))
+
+
+def _num_chars(output: Output) -> int:
+    """Return the number of characters that are read to render an output."""
+    if isinstance(output, Stream):
+        return len(output.text)
+    if isinstance(output, Error):
+        return len(output.ename) + len(output.evalue) + sum(len(line) + 1 for line in output.traceback)
+    return len(plain_text(output))
 
 
 def _unframed_together(body: str, frames: str, line: str) -> tuple[str, str, str]:

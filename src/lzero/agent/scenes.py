@@ -16,7 +16,7 @@ from lzero.agent.user_code import CLEANUP_S, Bugs, Raised, Watched, outcome_of, 
 from lzero.errors import ConfigError, LzeroError, SceneError, ToolError
 from lzero.protocols import Environment, Scene, Tool
 from lzero.tools.catalog import check_tool
-from lzero.tools.values import as_json
+from lzero.tools.values import to_json
 from lzero.types import Json, Task
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class Stage:
         async with self._scenes.environment.scene(self._task, seed=self._seed) as scene:
             self._opened.set_result(scene)
             if await self._over:
-                outcome = _plain(await scene.outcome())
+                outcome = await _plain(await scene.outcome())
                 self.doing = "closing the scene"
         return outcome
 
@@ -171,14 +171,14 @@ class Stage:
         return f"the environment raised {words(ended.error)}"
 
 
-def _plain(outcome: object) -> dict[str, Json] | None:
+async def _plain(outcome: object) -> dict[str, Json] | None:
     """Return an outcome as plain data. Raises SceneError if it is not a JSON object, or too large."""
     if outcome is None:
         return None
     if not isinstance(outcome, Mapping):
         raise SceneError(f"the outcome is a {type(outcome).__name__}, not a mapping of names to JSON values")
     try:
-        found = as_json(outcome, tool="the outcome")
+        found = await to_json(outcome, tool="the outcome")
     except ToolError as error:
         raise SceneError(str(error)) from None
     size = len(msgspec.json.encode(found))
