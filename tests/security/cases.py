@@ -174,7 +174,7 @@ CASES = tuple(
         # files of strangers
         (90, "HostLeak", "a saved run that names files of the host", "only copies beside it, and files that you name"),
         (91, "HostDoS", "a saved run with limits of its own", "your limits, or tighter ones"),
-        (92, "HostLeak", "models, checkpoints and corpora that name or link to files elsewhere", "refused"),
+        (92, "HostLeak", "models, checkpoints, corpora and sets that name or link to files elsewhere", "refused"),
         (93, "HostDoS", "files that break, fill or stop their reader", "a typed error within a bound"),
         (94, "HostDoS", "tokenizers and templates that panic or do not end", "a ModelError"),
         # texts that are shown

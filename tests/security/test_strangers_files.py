@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from builders import make_strangers
 from cases import attack
+from set_files import make_set
 
 from lzero.agent.replay import replay
 from lzero.agent.save import given_files
@@ -20,6 +21,7 @@ from lzero.config import Config, load_config
 from lzero.data.files import read_passages, read_tasks
 from lzero.data.formats import columnar
 from lzero.data.manifest import read_manifest as read_set
+from lzero.data.stages.inputs import open_set
 from lzero.errors import ConfigError, DataError, LzeroError, StoreError
 from lzero.models import load_tokenizer, resolve
 from lzero.repl import LocalPool
@@ -33,7 +35,7 @@ from lzero.tools.corpus import corpus_files
 from lzero.tools.keys import read_env_file
 from lzero.tools.mcp_servers.specs import read_specs
 from lzero.train.checkpoint import read_manifest
-from lzero.types import Step
+from lzero.types import Step, Task
 
 
 @attack(90)
@@ -76,6 +78,26 @@ def test_a_corpus_links_to_no_file_elsewhere(secret: Path, tmp_path: Path) -> No
     (corpus / "c.md").symlink_to(secret)
     with pytest.raises(DataError, match="outside of the corpus"):
         corpus_files(corpus)
+
+
+@attack(92)
+@pytest.mark.parametrize("name", ["manifest.json", "tasks.parquet", "dropped.parquet"])
+def test_a_set_links_to_no_file_elsewhere(name: str, tmp_path: Path) -> None:
+    made = Path(make_set(tmp_path / "set", Task(id="a", question="q", answers=("a",))))
+    (made / name).rename(tmp_path / name)
+    (made / name).symlink_to(tmp_path / name)
+    for read in (read_tasks, open_set, read_set):
+        with pytest.raises(DataError, match="a link to a file elsewhere"):
+            read(made)
+
+
+@attack(93)
+def test_a_set_whose_table_is_a_pipe_is_a_typed_error(tmp_path: Path) -> None:
+    made = Path(make_set(tmp_path / "set", Task(id="a", question="q", answers=("a",))))
+    (made / "tasks.parquet").unlink()
+    os.mkfifo(made / "tasks.parquet")
+    with pytest.raises(DataError, match="not a regular file"):
+        open_set(made)
 
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {

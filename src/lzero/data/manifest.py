@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from lzero.errors import DataError
-from lzero.paths import read_bounded
+from lzero.paths import file_problem, is_within, read_bounded
 from lzero.store.writing import write_whole
 from lzero.types import Json
 
@@ -63,16 +63,27 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def is_set(path: Path) -> bool:
-    """Return whether `path` is a directory that a data stage wrote."""
-    return (path / MANIFEST_FILE).is_file()
+    """Return whether `path` is a directory that a data stage wrote.
+
+    Raises DataError if a file of it is a link to a file elsewhere, because the set may be a stranger's.
+    """
+    if not (path / MANIFEST_FILE).is_file():
+        return False
+    for file in (path / name for name in (MANIFEST_FILE, TASKS_FILE, DROPPED_FILE)):
+        if file.is_symlink() and not is_within(file, path):
+            raise DataError(f"{file} is a link to a file elsewhere, which is not followed: copy the file")
+    return True
 
 
 def read_manifest(directory: Path) -> Manifest:
     """Read a set's manifest. Raises DataError, also if tasks.parquet is not the file that it describes."""
-    file = directory / MANIFEST_FILE
+    is_set(directory)  # looks at its links
+    file, table = directory / MANIFEST_FILE, directory / TASKS_FILE
     try:
         manifest = msgspec.json.decode(read_bounded(file, max_bytes=MAX_BYTES, max_values=MAX_VALUES), type=Manifest)
-        digest = file_digest(directory / TASKS_FILE)
+        if problem := file_problem(table):
+            raise DataError(f"{table} cannot be read: {problem}. Make the set again")
+        digest = file_digest(table)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{file} is no manifest: {error}. Make the set again") from None
     except OSError as error:
@@ -80,9 +91,7 @@ def read_manifest(directory: Path) -> Manifest:
             f"{error.filename or file} cannot be read: {error.strerror or error}. Make the set again"
         ) from error
     if digest != manifest.digest:
-        raise DataError(
-            f"{directory / TASKS_FILE} is not the file that its manifest describes, or was cut. Make the set again"
-        )
+        raise DataError(f"{table} is not the file that its manifest describes, or was cut. Make the set again")
     return manifest
 
 
