@@ -183,6 +183,8 @@ async def test_wheels_are_kept_and_a_plan_is_made_once(index: Path, tmp_path: Pa
         "-r x",
         "tiny; os_name=='x'",
         "tiny\n--pre",
+        "tiny===\0",
+        "tiny===\u4e2d",
         ".",
     ],
 )

@@ -198,7 +198,9 @@ class Install:
             asked = Requirement(package[:200])
         except InvalidRequirement:
             asked = None
-        if asked is None or asked.url or asked.marker:
+        # "===" takes any text, also one at which pip or the system would fail.
+        is_plain = package.isascii() and package.isprintable()
+        if asked is None or asked.url or asked.marker or not is_plain:
             raise ToolError(f"{package[:80]!r} is not the name of a package, with or without versions", fault="agent")
         allowed = self._allowed.get(canonicalize_name(asked.name))
         if allowed is None:
