@@ -28,8 +28,10 @@ from lzero.models import build_tokenizer
 from lzero.repl import wire
 from lzero.repl.remote import wire as remote_wire
 from lzero.rewards.answers import contains, exact_match, f1
+from lzero.store.schemas import SCHEMAS
+from lzero.store.tables import to_table
 from lzero.text import fold, one_line, unbroken, words
-from lzero.tools import tool
+from lzero.tools import read_page, tool
 from lzero.tools.corpus import split
 from lzero.tools.function import MAX_VALUES
 from lzero.tools.mcp_servers.words import identifier, signature
@@ -179,6 +181,17 @@ async def test_the_longest_output_is_rendered_beside_the_event_loop() -> None:
     assert time.thread_time() - start < 0.1  # half a second on the loop
     assert text == render_output(execution, max_chars=400)
     assert "[540000 characters, the middle is cut]" in text
+
+
+@attack(107)
+def test_no_record_of_any_length_keeps_other_threads_waiting() -> None:
+    """Neither the texts of an update's records, nor a page that is read in a thread: no single call of a library takes more of them."""
+    texts = ["x" * length for length in (1, 3_000_000, 1, 2, 3_000_000, 3)]
+    empty = dict.fromkeys(SCHEMAS["skipped"].names)
+    column = to_table("skipped", [empty | {"reason": text} for text in texts])["reason"]
+    assert column.to_pylist() == texts
+    assert [len(part) for part in column.chunks] == [2, 3, 1]
+    assert max(len(found[0]) for found in read_page._TAG.finditer("<" * 10_000)) == 1_000
 
 
 class Item(pydantic.BaseModel):

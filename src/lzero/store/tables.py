@@ -16,6 +16,8 @@ from lzero.store.record import Record
 from lzero.store.schemas import RECORD_TABLES, SCHEMAS, fields_of
 from lzero.types import Episode, Reward, Step, Task
 
+_PART_CHARS = 1 << 20
+"""Size of the parts in which columns are made."""
 Row = dict[str, Any]
 S = TypeVar("S", bound=Struct)
 
@@ -42,9 +44,26 @@ def to_table(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Return a table of the columns in its schema; a row may hold more."""
     schema = SCHEMAS[name]
     columns = ([_packed(row[field.name], field.type) for row in rows] for field in schema)
-    return pa.table(
-        [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema=schema
-    )
+    return pa.table([_array(values, field.type) for values, field in zip(columns, schema, strict=True)], schema=schema)
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.ChunkedArray:
+    """Return a column in parts of about _PART_CHARS characters or numbers: while pyarrow makes one, no other thread runs, and so no
+    episode."""
+    parts, start, size = [], 0, 0
+    for end, value in enumerate(values, 1):
+        size += _size(value)
+        if size > _PART_CHARS:
+            parts.append(pa.array(values[start:end], kind))
+            start, size = end, 0
+    return pa.chunked_array([*parts, pa.array(values[start:], kind)], kind)
+
+
+def _size(value: Any) -> int:
+    """Return about how many characters or numbers a packed value has."""
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return len(value) if isinstance(value, str | list | tuple) else 1
 
 
 def _packed(value: Any, kind: pa.DataType) -> Any:

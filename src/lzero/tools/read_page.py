@@ -46,8 +46,9 @@ _CHARSETS = re.compile(
 """Encodings of text, without those that take quadratic time or are not encodings of text (punycode, hex, …)."""
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,1000})", re.IGNORECASE)
 _HEAD_CHARS = 100_000
-_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*+)?+[^<>]*+>")
-"""A tag. The pattern does not backtrack, so a "<" that nothing closes costs its length once."""
+_TITLE_CHARS = 1_000
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*+)?+[^<>]*+>|(?P<none>(?:<[^<>]*+(?!>)){1,1000}+)")
+"""A tag, or some of the "<" that nothing closes. The pattern does not backtrack, and no search holds up other threads for long."""
 _LONG_REFERENCE = re.compile(r"&#[0-9]{20,}+;?")
 """A character reference that names no character; `int` raises ValueError for more than 4,300 digits."""
 _INLINE = frozenset(("a", "abbr", "b", "code", "em", "i", "span", "strong", "sub", "sup", "u", "wbr"))
@@ -176,7 +177,7 @@ class JinaReader:
         asked = {"X-Return-Format": "markdown"}
         data = (await self._service.ask(_JinaAnswer, json={"url": str(target)}, headers=asked)).data
         return Page(
-            title=one_line(data.title or ""),
+            title=one_line((data.title or "")[:_TITLE_CHARS]),
             url=data.url or str(target),
             text=data.content or "",
             note=data.warning or "",
@@ -202,6 +203,8 @@ def _plain(text: str) -> str:
     parts: list[str] = []
     end, unseen = 0, ""
     for tag in _TAG.finditer(text):
+        if tag["none"]:
+            continue
         closes, name = bool(tag[1]), (tag[2] or "").lower()
         if not unseen:
             parts.append(text[end : tag.start()])
