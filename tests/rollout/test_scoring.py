@@ -15,9 +15,11 @@ import torch
 from builders import make_attempt, make_step, numbered_task
 
 from lzero.agent import user_code
-from lzero.errors import RewardError
+from lzero.config import load_config
+from lzero.errors import ConfigError, RewardError
 from lzero.rewards.validation import as_reward
 from lzero.rollout import scoring
+from lzero.rollout.compose import open_scorer
 from lzero.rollout.scoring import Scorer
 from lzero.types import Episode, Reward, Task
 
@@ -227,3 +229,14 @@ async def test_a_call_that_is_quick_needs_no_thread() -> None:
     assert threads[0] == threading.get_ident() != threads[1]
     with pytest.raises(RewardError, match="raised ZeroDivisionError"):
         await Scorer(lambda task, episode: 1 / 0, is_quick=lambda task, episode: True).score(TASK, EPISODE)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "library"), [("score=math", "math_verify"), ("function=reasoning_gym", "reasoning_gym")]
+)
+def test_a_deadline_that_a_hostile_answer_can_miss_is_refused(scorer: str, library: str) -> None:
+    pytest.importorskip(library)
+    with pytest.raises(ConfigError, match=r"reward\.timeout_s = 40 is too short for .* Set at least 45"):
+        open_scorer(load_config(None, [f"reward.{scorer}", "reward.timeout_s=40"]))
+    open_scorer(load_config(None, [f"reward.{scorer}", "reward.timeout_s=45"]))
+    open_scorer(load_config(None, ["reward.timeout_s=1"]))

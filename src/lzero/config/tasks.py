@@ -83,7 +83,8 @@ class RewardConfig(Section):
     execution_rule: Literal["clean", "l0"] = "clean"
     """Execution reward: "clean" (each cell without error earns it), or "l0" (1 − errors/outputs, 0 for a silent cell)."""
     timeout_s: Positive = 60.0
-    """Seconds that scoring one episode may take; a later reward counts as a failure (kind reward)."""
+    """Seconds that scoring one episode may take; a later reward counts as a failure (kind reward). At least 45 with "math" and
+    "reasoning_gym", which give 0 to an answer that takes 40."""
     function: str = ""
     """Reward: "outcome" (the reward that the environment returns), "reasoning_gym" (the scorers of its tasks), "simpleqa" (the grades of a
     judge), or the import path "package.module:name" of your own reward, (task, episode) -> Reward, or with a third parameter `context`.

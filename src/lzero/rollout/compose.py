@@ -13,6 +13,7 @@ from typing import Any
 
 from lzero.agent.compose import MakeEngine, open_agent, opened_scenes
 from lzero.agent.scenes import Scenes
+from lzero.apart import SCORER_S
 from lzero.config import Config, RewardConfig
 from lzero.engine.kinds import OpenedEngine, open_endpoint
 from lzero.errors import ConfigError
@@ -33,6 +34,10 @@ from lzero.types import Json, Sampling
 
 EVAL_SEED = 0
 """Seed of held-out tasks, the same for every run, so that scores of runs can be compared."""
+APART = ("math", "reasoning_gym")
+"""Scorers that run in a fork, which an answer can hold up for SCORER_S seconds."""
+APART_S = SCORER_S + 5
+"""The least `reward.timeout_s` with them: one that ends earlier would drop the episode, where the scorer gives 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +104,12 @@ async def build(
 def open_scorer(config: Config) -> Scorer:
     """Make the scorer of L0's reward, or of the function that `reward.function` names, with the judge of [judge]. Raises ConfigError."""
     function = open_reward(config)
+    name, timeout_s = config.reward.function or config.reward.score, config.reward.timeout_s
+    if name in APART and timeout_s < APART_S:
+        raise ConfigError(
+            f"reward.timeout_s = {timeout_s:g} is too short for {name!r}: an answer that is made to be slow would be left out, not "
+            f"score 0. Set at least {APART_S:g}"
+        )
     options = _reward_options(function, config)
     if config.judge.model and not takes_context(function):
         raise ConfigError(
