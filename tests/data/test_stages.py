@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from builders import make_task
@@ -11,13 +12,13 @@ from hypothesis import strategies as st
 from set_files import dropped_of, ids_of, make_set
 
 from lzero.data.normal import normal, normal_column
-from lzero.data.stages import Stage, run_stage
+from lzero.data.stages import Stage, near, run_stage, spilling
 from lzero.data.stages.dedupe import Exact
 from lzero.data.stages.filter import Among, AtLeast, AtMost, Bound, Filter
 from lzero.data.stages.leaks import OVERLAP, SAME, Leaks
 from lzero.data.stages.measures import text_column
 from lzero.data.stages.near import Near
-from lzero.data.stages.spilling import Marks
+from lzero.data.stages.spilling import Marks, fill
 from lzero.data.stages.stratify import Stratify, quotas
 from lzero.data.table import to_batch
 from lzero.errors import DataError
@@ -104,6 +105,26 @@ def test_duplicates_are_equal_in_the_columns_that_are_named(tmp_path: Path) -> N
     one, other = ((Passage(title="", text=text),) for text in ("x", "y"))
     tasks = [make_task("a", passages=one), make_task("b", passages=other), make_task("c", passages=one)]
     assert kept_and_dropped(tmp_path, Exact(by=["passages"]), *tasks)[0] == ["a", "b"]
+
+
+def test_many_rows_that_are_near_others_take_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs of equal questions share all 20 bands."""
+    monkeypatch.setattr(spilling, "MEMORY", "32MB")
+    rows, bands = 50_000, 20
+    texts = [range(rows), map(str, range(rows)), (f"who is {row // 2}" for row in range(rows)), ["{}"] * rows]
+    buckets = np.stack([np.repeat(np.arange(rows), bands), np.arange(rows * bands) % bands])
+    schema = pa.schema([("row_index", pa.int64()), ("bucket", pa.uint64())])
+    columns = [buckets[0], (buckets[0] // 2 * bands + buckets[1]).astype(np.uint64)]
+    with spilling.database(tmp_path) as connection:
+        whole = pa.record_batch(
+            [pa.array(list(column), kind) for column, kind in zip(texts, near._TEXTS.types, strict=True)],
+            schema=near._TEXTS,
+        )
+        fill(connection, "texts", near._TEXTS, [whole], select="SELECT * FROM batches")
+        batches = pa.table(columns, schema=schema).to_batches(8_192)
+        fill(connection, "bands", schema, batches, select="SELECT * FROM batches")
+        found = [row for batch in Near(threshold=0.8)._found(connection) for row in batch["row_index"].to_pylist()]
+    assert found == list(range(1, rows, 2))
 
 
 def test_near_questions_are_dropped_unless_their_numbers_differ(tmp_path: Path) -> None:

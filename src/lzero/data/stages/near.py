@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import pyarrow as pa
 
 from lzero.data.normal import normal_column
@@ -28,18 +29,14 @@ FIRST: Final = 4
 _TEXTS = pa.schema([("row_index", pa.int64()), ("id", pa.string()), ("question", pa.string()), ("others", pa.string())])
 _BANDS = pa.schema([("row_index", pa.int64()), ("band", pa.int32()), ("hashes", pa.binary())])
 _MARKS = pa.schema([("row_index", pa.int64()), ("reason", pa.string()), ("detail", pa.string())])
-_PAIRS = f"""
-SELECT DISTINCT later.row_index, later.question, earlier.row_index, earlier.id, earlier.question
-FROM (
-    SELECT row_index, unnest(list_filter(firsts, lambda each: each < row_index)) AS first
-    FROM bands JOIN (
-        SELECT bucket, min(row_index, {FIRST}) AS firsts FROM bands GROUP BY bucket HAVING count(*) > 1
-    ) AS shared USING (bucket)
-) AS found
-JOIN texts AS later ON later.row_index = found.row_index
-JOIN texts AS earlier ON earlier.row_index = found.first AND earlier.others = later.others
+_CANDIDATES = pa.schema([("later", pa.int64()), ("earlier", pa.int64())])
+_PAIRS = """
+SELECT later.row_index, later.question, earlier.row_index, earlier.id, earlier.question
+FROM (SELECT DISTINCT later, earlier FROM candidates) AS found
+JOIN texts AS later ON later.row_index = found.later
+JOIN texts AS earlier ON earlier.row_index = found.earlier AND earlier.others = later.others
 ORDER BY later.row_index, earlier.row_index
-"""  # noqa: S608  only a constant of ours is in it
+"""
 _NUMBERS = re.compile(r"\d+|\|.*")
 
 
@@ -89,6 +86,7 @@ class Near(DropMarked):
         """Yield the rows that are near an earlier row which is kept, in their order."""
         dropped: set[int] = set()
         marks: list[dict[str, object]] = []
+        fill(connection, "candidates", _CANDIDATES, _candidates(connection.cursor()), select="SELECT * FROM batches")
         result = connection.execute(_PAIRS)
         while pairs := result.fetchmany(ROWS_AT_ONCE):
             for later, question, earlier, name, other in pairs:
@@ -100,6 +98,25 @@ class Near(DropMarked):
                     marks.append({"row_index": later, "reason": reason, "detail": name})
             yield pa.RecordBatch.from_pylist(marks, schema=_MARKS)
             marks.clear()
+
+
+def _candidates(connection: "DuckDBPyConnection") -> Iterator[pa.RecordBatch]:
+    """Yield each row of a bucket with the first FIRST rows before it; some pairs come twice.
+
+    DuckDB spills what it sorts. It does not spill lists, and not all that a window needs.
+    """
+    buckets, rows = np.empty(0, np.uint64), np.empty(0, np.int64)
+    in_order = connection.sql("SELECT bucket, row_index FROM bands ORDER BY bucket, row_index")
+    for batch in in_order.to_arrow_reader(ROWS_AT_ONCE):
+        buckets = np.concatenate((buckets, batch["bucket"].to_numpy()))
+        rows = np.concatenate((rows, batch["row_index"].to_numpy()))
+        is_first = np.concatenate(([True], buckets[1:] != buckets[:-1]))
+        firsts = np.flatnonzero(is_first)[np.cumsum(is_first) - 1]  # where the bucket of each row begins
+        places = np.arange(len(rows)) - firsts
+        pairs = [(rows[places > nth], rows[firsts[places > nth] + nth]) for nth in range(FIRST)]
+        yield pa.record_batch([np.concatenate(side) for side in zip(*pairs, strict=True)], schema=_CANDIDATES)
+        kept = slice(firsts[-1], firsts[-1] + FIRST)  # the last bucket may go on
+        buckets, rows = buckets[kept], rows[kept]
 
 
 def _texts(part: Part, by: Sequence[str]) -> pa.RecordBatch:
