@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pydantic
 import pytest
-from builders import make_execution
+from builders import make_execution, make_record
 from cases import attack
 
 from lzero.agent.context import Context
@@ -28,6 +28,8 @@ from lzero.models import build_tokenizer
 from lzero.repl import wire
 from lzero.repl.remote import wire as remote_wire
 from lzero.rewards.answers import contains, exact_match, f1
+from lzero.store.finished import FinishedGroup
+from lzero.store.record import encode_with
 from lzero.store.schemas import SCHEMAS
 from lzero.store.tables import to_table
 from lzero.text import fold, one_line, unbroken, words
@@ -191,6 +193,9 @@ def test_no_record_of_any_length_keeps_other_threads_waiting() -> None:
     column = to_table("skipped", [empty | {"reason": text} for text in texts])["reason"]
     assert column.to_pylist() == texts
     assert [len(part) for part in column.chunks] == [2, 3, 1]
+    record = make_record("Kato", None)
+    group = FinishedGroup(index=3, record=record)
+    assert encode_with(record, group) == msgspec.json.encode(group)
     assert max(len(found[0]) for found in read_page._TAG.finditer("<" * 10_000)) == 1_000
 
 

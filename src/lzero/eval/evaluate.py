@@ -122,7 +122,7 @@ class Evaluator:
                 sampling=self._sampling(phase),
                 seed=derive_seed(self.config.run.seed, phase, position),
             )
-            done.add(position, record)
+            await done.add(position, record)
             return record
 
         records = await run_all(record(position) for position in range(self.num_tasks))
@@ -158,6 +158,7 @@ class _Done:
         self.kept: dict[int, Record] = {}
         self.failures = [question.failures for question in found]
         self.judge: dict[str, float] = {}
+        self._writing = asyncio.Lock()
         for question in found:
             self._count(question.judge)
             self._keep(question)
@@ -169,15 +170,15 @@ class _Done:
     def seconds(self) -> float:
         return time.monotonic() - self._start
 
-    def add(self, position: int, record: Record) -> None:
+    async def add(self, position: int, record: Record) -> None:
         """Count a question, after it was written."""
         runner = self._evaluator.runner
         failures, judge = runner.take_failures_of(record.task), runner.scorer.take_metrics()
         if self._finished is not None:
             stored = msgspec.structs.replace(record, task=without_paths(record.task))
-            self._finished.add(
-                Finished(position=position, record=stored, failures=failures, judge=judge, seconds=self.seconds)
-            )
+            question = Finished(position=position, record=stored, failures=failures, judge=judge, seconds=self.seconds)
+            async with self._writing:
+                await asyncio.to_thread(self._finished.add, question)
         self.failures.append(failures)
         self._count(judge)
         self._evaluator.on_question(self._phase, record)

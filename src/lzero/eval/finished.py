@@ -17,6 +17,7 @@ from lzero.errors import StoreError
 from lzero.paths import file_problem
 from lzero.rollout.failures import TaskFailures
 from lzero.store import Phase, Record
+from lzero.store.record import encode_with
 from lzero.store.run_directory import QUESTIONS
 from lzero.store.writing import append_whole, as_store_error
 from lzero.types import Task
@@ -55,7 +56,7 @@ class FinishedQuestions:
 
     def add(self, question: Finished) -> None:
         """Append a question."""
-        append_whole(self.file, msgspec.json.encode(question) + b"\n")
+        append_whole(self.file, encode_with(question.record, question) + b"\n")
 
     def open(self) -> list[Finished]:
         """Return the questions that are there, in the order of writing, and prepare the file for more.

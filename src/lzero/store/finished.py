@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from lzero.errors import StoreError
 from lzero.paths import read_bounded
-from lzero.store.record import Record
+from lzero.store.record import Record, encode_with
 from lzero.store.writing import append_whole, as_store_error, write_whole
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,8 @@ class FinishedGroups:
                 partial.unlink()  # a run that was killed was writing it
 
     def write(self, position: int, group: FinishedGroup) -> None:
-        write_whole(self._file(position), msgspec.json.encode(group))  # JSON, because it has integers of any size
+        data = encode_with(group.record, group)
+        write_whole(self._file(position), data)  # JSON, because it has integers of any size
 
     def read(self, position: int) -> FinishedGroup:
         file = self._file(position)

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from msgspec import Struct
+import msgspec
+from msgspec import Struct, structs
 
 from lzero.types import Episode, Group, Reward, Task
 
@@ -58,3 +59,12 @@ class Record(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             episodes=tuple(episode for episode, _ in self.scored),
             rewards=tuple(reward for _, reward in self.scored),
         )
+
+
+def encode_with(record: Record, holder: Struct) -> bytes:
+    """Return a struct whose field `record` this is, as JSON, as msgspec encodes it.
+
+    Each episode, which may have megabytes, is encoded by a call of its own: no other thread runs meanwhile.
+    """
+    episodes = [msgspec.Raw(msgspec.json.encode(episode)) for episode in record.episodes]
+    return msgspec.json.encode(structs.asdict(holder) | {"record": structs.asdict(record) | {"episodes": episodes}})
