@@ -1,5 +1,6 @@
 """Files that a stranger made: none of them opens another file of the host, loosens a limit, or breaks or fills its reader."""
 
+import json
 import os
 import resource
 import struct
@@ -18,8 +19,9 @@ from set_files import make_set
 from lzero.agent.replay import replay
 from lzero.agent.save import given_files
 from lzero.config import Config, load_config
+from lzero.data import table
 from lzero.data.files import read_passages, read_tasks
-from lzero.data.formats import columnar
+from lzero.data.formats import base, columnar
 from lzero.data.manifest import read_manifest as read_set
 from lzero.data.stages.inputs import open_set
 from lzero.errors import ConfigError, DataError, LzeroError, StoreError
@@ -35,7 +37,7 @@ from lzero.tools.corpus import corpus_files
 from lzero.tools.keys import read_env_file
 from lzero.tools.mcp_servers.specs import read_specs
 from lzero.train.checkpoint import read_manifest
-from lzero.types import Step, Task
+from lzero.types import Passage, Step, Task
 
 
 @attack(90)
@@ -226,3 +228,74 @@ def test_a_small_file_of_tasks_that_decodes_to_much_is_a_typed_error(
     with pytest.raises(DataError, match=r"t\.parquet cannot be read: decoding it takes more than 268,435,456 bytes"):
         read_tasks(file)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + (64 << 10)
+
+
+def json_of(row: dict[str, object]) -> bytes:
+    return json.dumps(row).encode() + b"\n"
+
+
+MANY: dict[str, Callable[[Path, int], object]] = {
+    "t.jsonl": lambda file, number: file.write_bytes(json_of({"question": "q", "answer": "a", "x": [{}] * number})),
+    "t.json": lambda file, number: file.write_bytes(json_of({"question": "q", "answer": "a", "x": [{}] * number})),
+    "t.csv": lambda file, number: file.write_text("question,answer\nq,a" + ",b" * number),
+    "t.parquet": lambda file, number: pq.write_table(
+        rows_of_lists(pa.array([{"a": False}] * number), pa.ListArray), file
+    ),
+    "t.arrow": lambda file, number: write_arrow(
+        rows_of_lists(pa.array([{}] * number, pa.struct([])), pa.ListArray), file
+    ),
+}
+
+
+def rows_of_lists(values: pa.Array, kind: type[pa.Array]) -> pa.Table:
+    return pa.table({"question": ["q"], "answer": ["a"], "x": kind.from_arrays([0, len(values)], values)})
+
+
+def write_arrow(table: pa.Table, file: Path) -> None:
+    with pa.ipc.new_file(file, table.schema) as opened:
+        opened.write_table(table)
+
+
+@attack(93)
+@pytest.mark.parametrize("name", MANY)
+def test_a_row_of_values_without_number_is_a_typed_error(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A packed file of 61 kB held a row of 64 MB, whose values took 1.6 GB."""
+    monkeypatch.setattr(base, "MAX_ROW_VALUES", 1_000)
+    MANY[name](tmp_path / name, 900)
+    with suppress(DataError):  # the CSV has more values than columns
+        assert len(read_tasks(tmp_path / name).tasks) == 1
+    MANY[name](tmp_path / name, 1_100)
+    with pytest.raises(DataError, match=r"(row|line) 1 of .* holds more than the 1,000 values"):
+        read_tasks(tmp_path / name)
+
+
+@attack(93)
+@pytest.mark.parametrize("kind", [pa.ListArray, pa.LargeListArray])
+def test_a_text_counts_as_often_as_a_row_refers_to_it(
+    kind: type[pa.Array], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "MAX_ROW_BYTES", 10_000)
+    packed = pa.DictionaryArray.from_arrays(pa.array([0] * 100, pa.int32()), ["x" * 1_000])
+    write_arrow(rows_of_lists(packed, kind), tmp_path / "t.arrow")
+    with pytest.raises(DataError, match=r"is larger than the 10,000 bytes that a row may have"):
+        read_tasks(tmp_path / "t.arrow")
+
+
+@attack(93)
+def test_a_type_of_which_a_few_bytes_are_many_values_is_not_read(tmp_path: Path) -> None:
+    packed = pa.RunEndEncodedArray.from_arrays(pa.array([1], pa.int32()), ["x"])
+    write_arrow(pa.table({"question": ["q"], "answer": ["a"], "x": packed}), tmp_path / "t.arrow")
+    with pytest.raises(DataError, match=r"has a column of the type 'run_end_encoded"):
+        read_tasks(tmp_path / "t.arrow")
+
+
+@attack(93)
+def test_a_set_of_values_without_number_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task(id="a", question="q", answers=("a",), passages=(Passage(title="", text=""),) * 1_000)
+    made = make_set(tmp_path / "set", task)
+    assert open_set(Path(made)).rows == 1
+    monkeypatch.setattr(table, "MAX_BATCH_VALUES", 2_000)
+    with pytest.raises(DataError, match=r"1 of its rows hold 3,\d+ values"):
+        open_set(Path(made))

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lzero.apart import run_apart
+from lzero.data.formats.columnar import num_values
 from lzero.errors import DataError
 from lzero.paths import file_problem
 from lzero.store.schemas import SCHEMAS
@@ -42,6 +43,8 @@ GROUP_ROWS, GROUP_BYTES = 16_384, 32 << 20
 BATCH_ROWS, BATCH_BYTES = 8_192, 16 << 20
 """Rows of a batch that is read; fewer where so many rows take more than BATCH_BYTES."""
 MAX_BATCH_BYTES: Final = 1 << 30
+MAX_BATCH_VALUES: Final = 16_000_000
+"""Bytes and values of the largest batch: a passage may take 8 bytes there, and 200 as a Python object."""
 DECODE_BYTES: Final = 2 << 30
 DECODE_S, DECODE_BYTES_A_S = 60.0, 2e6
 """Seconds in which a table must be decoded: DECODE_S, and one more for every DECODE_BYTES_A_S bytes of the file."""
@@ -163,6 +166,8 @@ def _decode(file: Path) -> str:
     for batch in read_batches(file):
         if batch.nbytes > MAX_BATCH_BYTES:
             raise ValueError(f"{batch.num_rows} of its rows hold {batch.nbytes:,} bytes")
+        if (number := num_values(batch)) > MAX_BATCH_VALUES:
+            raise ValueError(f"{batch.num_rows} of its rows hold {number:,} values")
         batch.validate(full=True)
         _check_values(batch, start)
         start += batch.num_rows

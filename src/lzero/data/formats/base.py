@@ -8,6 +8,8 @@ from typing import IO
 
 MAX_ROW_BYTES = 64 << 20
 """Bytes of the largest row. An unpacked line can be a thousand times as long as its file."""
+MAX_ROW_VALUES = 2_000_000
+"""Values of a row, those in lists and objects included: `{},` takes three bytes of a file, and 64 in memory."""
 MAX_COLUMNS = 10_000
 """Maximum columns of a file of separated values."""
 
@@ -33,6 +35,13 @@ def too_large(number: int) -> BadRow:
     return BadRow(
         number,
         f"is larger than the {MAX_ROW_BYTES:,} bytes that a row may have: split it, or give long texts as `files`",
+    )
+
+
+def too_many(number: int) -> BadRow:
+    """Return the error about a row above MAX_ROW_VALUES."""
+    return BadRow(
+        number, f"holds more than the {MAX_ROW_VALUES:,} values that a row may have: split it, or give them as `files`"
     )
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from lzero.apart import run_apart
 from lzero.data.formats import base
-from lzero.data.formats.base import BadFile, BadRow, Found, too_large
+from lzero.data.formats.base import BadFile, BadRow, Found, too_large, too_many
 
 BATCH_ROWS = 16
 """Rows that are converted at once."""
@@ -23,10 +23,12 @@ def read(path: Path, batches: Batches) -> Iterator[Found]:
     """Yield number, bytes (the mean of its batch) and fields of each row. Raises BadRow, BadFile and pyarrow's exceptions."""
     _check_decodable(path, batches)
     number = 0
-    for batch in _plain_batches(path, batches):
+    for batch in _bounded_batches(path, batches):
         size = batch.nbytes // max(1, batch.num_rows)
         if size > base.MAX_ROW_BYTES:
             raise too_large(number + 1)
+        if num_values(batch) > base.MAX_ROW_VALUES:
+            raise too_many(number + 1)
         try:
             rows = _with_doubles(batch).to_pylist(maps_as_pydicts="strict")
         except KeyError as error:  # which pyarrow raises for a map with a key twice
@@ -38,6 +40,30 @@ def read(path: Path, batches: Batches) -> Iterator[Found]:
             yield number, size, fields
 
 
+def _bounded_batches(path: Path, batches: Batches) -> Iterator[pa.RecordBatch]:
+    """Yield as many rows at a time as have few values together, or else one."""
+    for batch in _plain_batches(path, batches):
+        if num_values(batch) <= base.MAX_ROW_VALUES:
+            yield batch
+        else:
+            yield from (batch.slice(row, 1) for row in range(batch.num_rows))
+
+
+def num_values(values: pa.RecordBatch | pa.Array) -> int:
+    """Return the number of values, those in lists, maps and structs included."""
+    if isinstance(values, pa.RecordBatch):
+        return sum(map(num_values, values.columns))
+    kind, parts = values.type, []
+    if pa.types.is_map(kind):
+        first, end = values.offsets[0].as_py(), values.offsets[-1].as_py()
+        parts = [each.slice(first, end - first) for each in (values.keys, values.items)]
+    elif pa.types.is_struct(kind):
+        parts = values.flatten()
+    elif pa.types.is_nested(kind):
+        parts = [values.flatten()]
+    return len(values) + sum(map(num_values, parts))
+
+
 def _plain_batches(path: Path, batches: Batches) -> Iterator[pa.RecordBatch]:
     """Yield BATCH_ROWS rows at a time, with dictionaries expanded, so that a text counts in each row that refers to it."""
     for batch in batches(path):
@@ -47,13 +73,25 @@ def _plain_batches(path: Path, batches: Batches) -> Iterator[pa.RecordBatch]:
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return the type with dictionaries replaced by the types of their values."""
+    """Return the type with dictionaries replaced by the types of their values.
+
+    Raises BadFile for a type of which a few bytes may be many values.
+    """
     if pa.types.is_dictionary(kind):
-        return kind.value_type
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+        return _plain(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind if (inner := _plain(kind.storage_type)) == kind.storage_type else inner
+    if pa.types.is_map(kind):
+        return pa.map_(_plain(kind.key_type), _plain(kind.item_type))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inner = kind.value_field.with_type(_plain(kind.value_type))
+        if pa.types.is_fixed_size_list(kind):
+            return pa.list_(inner, kind.list_size)
+        return pa.list_(inner) if pa.types.is_list(kind) else pa.large_list(inner)
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    if pa.types.is_nested(kind) or pa.types.is_run_end_encoded(kind):
+        raise BadFile(f"has a column of the type {str(kind)!r:.60}, which is not read: write it again as .jsonl.gz")
     return kind
 
 

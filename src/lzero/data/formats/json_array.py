@@ -59,6 +59,8 @@ class _Splitter:
         self._key = b""
         """The last string directly inside of the outermost object."""
         self._rows = 0
+        self._brackets = 0
+        """Number of brackets that were opened in the row that is open."""
         self._is_over = False
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
@@ -113,6 +115,9 @@ class _Splitter:
 
     def _open(self, mark: bytes, at: int) -> None:
         self._open_brackets.append(mark)
+        self._brackets += 1
+        if self._start >= 0 and self._brackets > base.MAX_ROW_VALUES:
+            raise base.too_many(self._rows + 1)
         depth = len(self._open_brackets)
         if mark == b"[" and depth == 1:
             self._row_depth = 2
@@ -124,7 +129,7 @@ class _Splitter:
         elif self._start < 0 and depth == self._row_depth:
             if mark == b"[":
                 raise BadRow(self._rows + 1, f"holds a list: {_RULE}")
-            self._start = at
+            self._start, self._brackets = at, 0
 
     def _close(self, mark: bytes) -> bytes:
         if not self._open_brackets or self._open_brackets.pop() + mark not in (b"[]", b"{}"):

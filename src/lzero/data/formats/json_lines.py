@@ -5,8 +5,10 @@ from pathlib import Path
 
 import msgspec
 
+from lzero.data.formats import base
 from lzero.data.formats.base import BadRow, Found, lines, opened
 from lzero.data.values import shown
+from lzero.json_bounds import has_too_many
 
 
 def read(path: Path) -> Iterator[Found]:
@@ -20,6 +22,8 @@ def read(path: Path) -> Iterator[Found]:
 
 def decode(number: int, text: bytes, rule: str) -> dict[str, object]:
     """Return the object that a text holds. Raises BadRow; `rule` ends its message about another value."""
+    if has_too_many(text, base.MAX_ROW_VALUES):
+        raise base.too_many(number)
     try:
         fields = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

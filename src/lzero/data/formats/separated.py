@@ -34,12 +34,15 @@ def read_tsv(path: Path) -> Iterator[Found]:
 def read_csv(path: Path) -> Iterator[Found]:
     """Yield the rows, numbered from 1 below the names of the columns. Raises BadRow, BadFile."""
     names: list[str] = []
-    size = number = 0
+    size = number = commas = 0
 
     def texts() -> Iterator[str]:
-        nonlocal size
+        nonlocal size, commas
         for _, line in lines(stream):
             size += len(line)
+            commas += line.count(b",")
+            if commas > base.MAX_ROW_VALUES:
+                raise base.too_many(number + 1)
             if size > base.MAX_ROW_BYTES:
                 raise base.too_large(number + 1)
             yield _text(number + 1, line)
@@ -53,7 +56,7 @@ def read_csv(path: Path) -> Iterator[Found]:
                 elif values:
                     number += 1
                     yield number, size, _fields(number, names, values)
-                size = 0
+                size = commas = 0
     except csv.Error as error:
         raise BadRow(number + 1, f"is not CSV: {error}") from None
     finally:
