@@ -47,6 +47,8 @@ class Connection:
         self._client: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
         self._problem = ""
         self._asked = 0
+        self.heard = 0
+        """Number of messages that the server has sent."""
         self._unused = asyncio.Event()
         self._task = asyncio.create_task(self._live())
 
@@ -123,8 +125,11 @@ class Connection:
             await asyncio.wait({self._task}, timeout=_CLOSE_S)
         self._problem = self._problem or ("" if self._transport.problem() else f"broke off: {one_line(message, 300)}")
 
+    def _hear(self) -> None:
+        self.heard += 1
+
     async def _live(self) -> None:
-        streams = _renumbering(self._transport.streams, self._stop.set)
+        streams = _renumbering(self._transport.streams, self._hear, self._stop.set)
         lzero = Implementation(name="lzero", version=__version__)
         try:
             async with Client(streams, client_info=lzero, cache=None) as client:
@@ -148,10 +153,10 @@ async def _first(*futures: asyncio.Future[Any]) -> None:
 
 @asynccontextmanager
 async def _renumbering(
-    streams: AbstractAsyncContextManager[Any], on_end: Callable[[], None]
+    streams: AbstractAsyncContextManager[Any], on_message: Callable[[], None], on_end: Callable[[], None]
 ) -> AsyncIterator[tuple[Incoming, Any]]:
     async with streams as (received, sent):
-        yield Incoming(received, on_end), sent
+        yield Incoming(received, on_message, on_end), sent
 
 
 def _cause(error: BaseException) -> str:

@@ -56,9 +56,10 @@ def failed_answer(number: int, code: int, message: str) -> SessionMessage:
 class Incoming:
     """A stream of messages for the SDK, in which no error of one call has the number of a closed connection."""
 
-    def __init__(self, stream: Any, on_end: Callable[[], None]) -> None:
-        """`stream`: the transport's, of messages and exceptions. `on_end`: called when no more messages come."""
+    def __init__(self, stream: Any, on_message: Callable[[], None], on_end: Callable[[], None]) -> None:
+        """`stream`: the transport's, of messages and exceptions. `on_message`: called for each. `on_end`: called when no more come."""
         self._stream = stream
+        self._on_message = on_message
         self._on_end = on_end
 
     async def receive(self) -> SessionMessage | Exception:
@@ -67,6 +68,7 @@ class Incoming:
         except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
             self._on_end()
             raise
+        self._on_message()
         return _renumbered(item) if isinstance(item, SessionMessage) else item
 
     async def aclose(self) -> None:

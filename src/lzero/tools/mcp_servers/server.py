@@ -7,6 +7,7 @@ Calls of many episodes share one connection. They take turns. A failure of one c
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -29,6 +30,8 @@ from lzero.tools.shapes import one_line
 from lzero.turns import Turns, call_clock
 from lzero.types import Json
 
+logger = logging.getLogger(__name__)
+
 CONNECT_S = 60.0
 """Seconds that a server may take to start and greet; some are downloaded first."""
 LIST_S = 20.0
@@ -47,7 +50,7 @@ class McpServer(Service):
 
     Raises ConfigError from `async with`, with the cause, if the server cannot be reached or started. A server that dies later fails the
     waiting calls that it does not declare read-only or idempotent (ToolError, the tool's fault). Each call that finds it gone starts it
-    again, once. A server hangs, and is ended like this, if it answers neither a call in time nor a ping after that.
+    again, once. A server hangs, and is ended like this, if it answers neither a call in time nor a ping after that, and sends nothing else either.
     """
 
     def __init__(
@@ -150,12 +153,14 @@ class McpServer(Service):
         `until`: the end of the call's time, by its clock.
         """
         async with place:
-            left_s = max(0.0, until - call_clock().worked_s) + self._ping_s
+            left_s, heard = max(0.0, until - call_clock().worked_s) + self._ping_s, connection.heard
             try:
                 with suppress(Lost, MCPError, ValueError, RuntimeError):  # an error is an answer, too
                     await connection.ask(lambda client: client.session.send_ping(), left_s)
             except TimeoutError:
-                await connection.give_up("hangs: it answers neither a call nor a ping")
+                if connection.heard == heard:  # else it serves others, and knows no pings
+                    logger.warning("the MCP server %s hangs in a call, and is ended", self._name)
+                    await connection.give_up("hangs: it answers neither a call nor a ping")
 
     @property
     def _name(self) -> str:
