@@ -50,7 +50,7 @@ class McpServer(Service):
 
     Raises ConfigError from `async with`, with the cause, if the server cannot be reached or started. A server that dies later fails the
     waiting calls that it does not declare read-only or idempotent (ToolError, the tool's fault). Each call that finds it gone starts it
-    again, once. A server hangs, and is ended like this, if it answers neither a call in time nor a ping after that, and sends nothing else either.
+    again, once. A server that answers neither a call in time nor a ping after that, nor sends anything else, hangs: it is ended, too.
     """
 
     def __init__(
