@@ -4,8 +4,11 @@ A directory may come from a stranger. Links must lead to files below it, or to t
 Importing this module loads neither torch nor transformers.
 """
 
+import base64
+import itertools
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -24,6 +27,19 @@ MAX_TOKENIZER_BYTES = 256 << 20
 MAX_TEMPLATE_BYTES = 1 << 20
 BYTES_OF_A_VALUE = 25
 """The fewest bytes that a value takes on average in a JSON file of the largest size: `{},` takes 3, and 64 in memory."""
+MAX_PARTS = 64
+"""The most parts of a tokenizer that work on a text one after the other, such as its normalizers."""
+MAX_GROWTH = 1_000
+"""How many times as long these parts together may make a text: ten of them that write "aa" for "a" make it a thousand times as long."""
+MAX_ADDED_CHARS = 100
+"""The most characters that these parts together may write before a text."""
+MAX_TOKEN_CHARS = 10_000
+"""Characters of the longest token. Those in use have a few hundred."""
+MAX_WORD_CHARS = 1_000
+"""Longest `max_input_chars_per_word` of WordPiece, whose time grows with the cube of a word's length. Usual is 100."""
+_PARTS = ("normalizers", "pretokenizers", "decoders")
+_GROWTH = {"NFC": 3, "NFD": 4, "NFKC": 18, "NFKD": 18, "Lowercase": 3, "BertNormalizer": 12, "ByteLevel": 2}
+"""Part → how many times as long it can make a text, by Unicode's tables."""
 MAX_HEADER_BYTES = 32 << 20
 """Bytes of the largest header of a safetensors file: about 300,000 tensors."""
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layers", "n_layer")
@@ -75,6 +91,8 @@ def check_tokenizer(directory: Path) -> None:
         parts = read_json(directory, "tokenizer.json", needed_for="a tokenizer", max_bytes=MAX_TOKENIZER_BYTES)
         if not isinstance(parts.get("model"), dict):
             raise ModelError(f"{directory / 'tokenizer.json'} is broken: it has no model")
+        if problem := _growth_problem(parts):
+            raise ModelError(f"{directory / 'tokenizer.json'}: {problem}: take another tokenizer, or remove that part")
     settings = {}
     if (directory / "tokenizer_config.json").is_file():
         settings = read_json(directory, "tokenizer_config.json", needed_for="a tokenizer")
@@ -87,6 +105,59 @@ def check_tokenizer(directory: Path) -> None:
             f"{directory}: the tokenizer has no chat template, which marks where a turn starts and ends. Base models often "
             "lack one: copy the chat_template.jinja of its instruct version, or ChatML, into the directory"
         )
+
+
+def _growth_problem(tokenizer: Mapping[str, Any]) -> str:
+    """Return which part of tokenizer.json would take memory or time without bound for a short text; "" if none does.
+
+    The reader knows a part by its keys if it names no type, so keys count here.
+    """
+    for name in ("normalizer", "pre_tokenizer", "decoder"):
+        parts = list(itertools.islice(_leaves(tokenizer.get(name)), MAX_PARTS + 1))
+        if len(parts) > MAX_PARTS:
+            return f"its {name} has more than {MAX_PARTS} parts"
+        if (growth := math.prod(map(_growth, parts))) > MAX_GROWTH:
+            return f"its {name} can make a text {growth:.3g} times as long"
+        if (added := sum(len(str(part.get("prepend", ""))) for part in parts)) > MAX_ADDED_CHARS:
+            return f"its {name} writes {added:,} characters before each text"
+    model, added_tokens = tokenizer["model"], tokenizer.get("added_tokens")
+    if (limit := model.get("max_input_chars_per_word")) and not (isinstance(limit, int) and limit <= MAX_WORD_CHARS):
+        return f"its max_input_chars_per_word is {limit!r:.40}, more than {MAX_WORD_CHARS:,}"
+    vocab = found if isinstance(found := model.get("vocab"), list | dict) else ()
+    tokens = [entry[0] if isinstance(entry, list) and entry else entry for entry in vocab]
+    if isinstance(added_tokens, list):
+        tokens += [entry.get("content") for entry in added_tokens if isinstance(entry, dict)]
+    longest = max((len(token) for token in tokens if isinstance(token, str)), default=0)
+    return f"its longest token has {longest:,} characters, more than {MAX_TOKEN_CHARS:,}" * (longest > MAX_TOKEN_CHARS)
+
+
+def _leaves(part: object) -> Iterator[dict[str, Any]]:
+    """Yield the parts that a part of a tokenizer consists of, in their order."""
+    if isinstance(part, list):
+        for each in part:
+            yield from _leaves(each)
+    elif isinstance(part, dict) and not any(name in part for name in _PARTS):
+        yield part
+    elif isinstance(part, dict):
+        for name in _PARTS:
+            yield from _leaves(part.get(name))
+
+
+def _growth(part: Mapping[str, Any]) -> float:
+    """Return how many times as long a part can make a text."""
+    if isinstance(table := part.get("precompiled_charsmap"), str):
+        try:
+            data = base64.b64decode(table)
+        except ValueError:
+            return 1.0  # the reader refuses it
+        return max(1.0, *map(len, data[4 + int.from_bytes(data[:4], "little") :].split(b"\0")))
+    if isinstance(content := part.get("content"), str) and (pattern := part.get("pattern")) is not None:
+        found = pattern.get("String") if isinstance(pattern, dict) else pattern
+        # A regular expression may match nothing, before every character.
+        return max(1.0, len(content) / len(found)) if isinstance(found, str) and found else 1.0 + len(content)
+    if "type" not in part:
+        return float(max(_GROWTH.values()))
+    return float(_GROWTH.get(str(part["type"]), 1))
 
 
 def read_json(directory: Path, name: str, *, needed_for: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:

@@ -176,7 +176,7 @@ CASES = tuple(
         (91, "HostDoS", "a saved run with limits of its own", "your limits, or tighter ones"),
         (92, "HostLeak", "models, checkpoints, corpora and sets that name or link to files elsewhere", "refused"),
         (93, "HostDoS", "files that break, fill or stop their reader", "a typed error within a bound"),
-        (94, "HostDoS", "tokenizers and templates that panic or do not end", "a ModelError"),
+        (94, "HostDoS", "tokenizers and templates that panic, do not end, or make a text huge", "a ModelError"),
         # texts that are shown
         (
             95,

@@ -1,6 +1,8 @@
 """Models of strangers: directories, checkpoints and tokenizers open no file elsewhere, and break no reader."""
 
+import base64
 import json
+import re
 import resource
 import shutil
 import struct
@@ -22,6 +24,7 @@ from lzero.agent.renderer import Renderer
 from lzero.config import Config, make_config
 from lzero.engine.vllm.kind import stop_ids
 from lzero.errors import ModelError, StoreError
+from lzero.model_files import check_tokenizer
 from lzero.models import ASSETS, TURN_END, build_tokenizer, load_tokenizer, resolve
 from lzero.plan.architecture import architecture_of
 from lzero.rollout.budgets import fit_budgets
@@ -269,6 +272,7 @@ BASE: dict[str, object] = {
     "decoder": None,
 }
 WORDS: dict[str, object] = {"type": "WordLevel", "vocab": {"a": 0, TURN_END: 1}, "unk_token": "a"}
+CHARSMAP = base64.b64encode(bytes(4) + b"x" * 2_000).decode()
 BACKTRACKING: dict[str, object] = {
     "type": "Split",
     "pattern": {"Regex": "( +)+$"},
@@ -285,13 +289,73 @@ BACKTRACKING: dict[str, object] = {
         {"pre_tokenizer": BACKTRACKING | {"pattern": {"Regex": "("}}},
         {"model": {"type": "Unigram", "unk_id": 5, "vocab": [["a", -1.0]]}},
         {"model": WORDS | {"unk_token": "none"}},
+        {"model": WORDS | {"vocab": 7}, "added_tokens": 7},
     ],
-    ids=["panics", "broken pattern", "broken vocabulary", "knows no word"],
+    ids=["panics", "broken pattern", "broken vocabulary", "knows no word", "no vocabulary"],
 )
 def test_a_tokenizer_that_panics_or_fails_is_a_model_error(part: dict[str, object], model: Path) -> None:
     (model / "tokenizer.json").write_text(json.dumps(BASE | {"model": WORDS} | part))
     with pytest.raises(ModelError):
         Renderer(load_tokenizer(model))
+
+
+DOUBLING: dict[str, object] = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+UNTYPED: dict[str, object] = {"pattern": {"Regex": "a*"}, "content": "a" * 50}
+
+
+@attack(94)
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        ({"normalizer": {"type": "Sequence", "normalizers": [DOUBLING] * 30}}, "1.07e+09 times as long"),
+        ({"normalizer": {"normalizers": [{"normalizers": [UNTYPED] * 2}]}}, "2.6e+03 times as long"),
+        ({"decoder": {"type": "Sequence", "decoders": [DOUBLING] * 30}}, "1.07e+09 times as long"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": CHARSMAP}}, "2e+03 times as long"),
+        (
+            {"normalizer": {"normalizers": [DOUBLING] * 10 + [{"type": "Precompiled", "precompiled_charsmap": ""}]}},
+            "1.02e+03 times as long",
+        ),
+        ({"normalizer": {"type": "Prepend", "prepend": "a" * 101}}, "writes 101 characters before each text"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Nmt"}] * 65}}, "more than 64 parts"),
+        (
+            {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 10}},
+            "1.02e+03 times as long",
+        ),
+        ({"model": {"type": "WordPiece", "vocab": {"a": 0}, "max_input_chars_per_word": 10**9}}, "1000000000, more"),
+        ({"model": WORDS | {"vocab": {"a": 0, "a" * 10_001: 1}}}, "longest token has 10,001 characters"),
+        ({"model": {"type": "Unigram", "vocab": [["a" * 10_001, 0.0]]}}, "longest token has 10,001 characters"),
+        ({"added_tokens": [{"id": 9, "content": "a" * 10_001}]}, "longest token has 10,001 characters"),
+    ],
+)
+def test_a_tokenizer_that_makes_a_text_huge_or_takes_forever_is_a_model_error(
+    part: dict[str, object], why: str, model: Path
+) -> None:
+    """The library takes the memory of a text of 30 doublings, and ends the process; WordPiece took minutes for a word of 16 kB."""
+    (model / "tokenizer.json").write_text(json.dumps(BASE | {"model": WORDS} | part))
+    with pytest.raises(ModelError, match=re.escape(why)):
+        load_tokenizer(model)
+
+
+USUAL: list[dict[str, object]] = [
+    {"normalizer": {"type": "NFC"}, "pre_tokenizer": {"type": "ByteLevel"}},
+    {
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ],
+        }
+    },
+    {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]}},
+    {"normalizer": {"type": "BertNormalizer"}, "pre_tokenizer": {"type": "BertPreTokenizer"}},
+]
+
+
+@pytest.mark.parametrize("part", USUAL, ids=["Qwen", "Llama", "XLM", "BERT"])
+def test_tokenizers_as_they_are_in_use_are_read(part: dict[str, object], model: Path) -> None:
+    (model / "tokenizer.json").write_text(json.dumps(BASE | {"model": WORDS} | part))
+    check_tokenizer(model)
 
 
 @attack(94)
