@@ -11,9 +11,11 @@ from builders import make_attempt
 from lzero.agent.scenes import Scenes
 from lzero.config import EnvironmentConfig, load_config
 from lzero.environments import open_environment
+from lzero.environments.trl import _Method
 from lzero.errors import ConfigError, RewardError, SceneError, ToolError
 from lzero.rewards.context import RewardContext
 from lzero.rollout.compose import open_reward
+from lzero.tools import tool
 from lzero.types import Task
 
 LET_GO = threading.Event()
@@ -99,6 +101,24 @@ async def test_any_exception_is_a_mistake_that_the_agent_reads_as_in_trl(caplog:
             await guess.call({"number": 100}, context)
     assert [record.getMessage()[:4] for record in caplog.records] == ["burn"], "a bug is logged, once"
     assert "it burns" in caplog.text
+
+
+class Nameless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(("error", "read"), [(SystemExit(3), "SystemExit: 3"), (Nameless(), "Nameless")])
+async def test_what_is_no_exception_or_has_no_words_is_a_mistake_too(error: BaseException, read: str) -> None:
+    def leave() -> str:
+        """Leave."""
+        raise error
+
+    context: Any = None
+    method = _Method(tool(leave), lambda name, raised: None)
+    with pytest.raises(ToolError, match=read) as raised:
+        await method.call({}, context)
+    assert raised.value.fault == "agent"
 
 
 async def test_a_reward_may_be_async_or_missing() -> None:

@@ -13,6 +13,7 @@ import inspect
 import logging
 import random
 import threading
+import traceback
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 NOT_TOOLS = ("reset", "get_reward")
 USUAL_FAULTS = (TypeError, ValueError, KeyError)
-"""Exceptions of a method that are no bug of the class. The agent reads all exceptions, as it does in TRL."""
+"""Exceptions of a method that are no bug of the class. The agent reads every exception, SystemExit too, as it does in TRL."""
 ERROR_CHARS = 2_000
 """The most characters of an exception that the agent reads."""
 QUEUE_S = 5.0
@@ -50,7 +51,7 @@ class TrlEnvironment:
         """Raises ConfigError for what has no method `reset`."""
         self._factory: Callable[[], Any] = load_object(factory, key="environment.options.factory")
         self._name = factory
-        self._logged: set[tuple[str, type[Exception]]] = set()
+        self._logged: set[tuple[str, type[BaseException]]] = set()
         if not callable(self._factory) or (
             isinstance(self._factory, type) and not callable(getattr(self._factory, "reset", None))
         ):
@@ -86,7 +87,7 @@ class TrlEnvironment:
             raise SceneError(f"reset of {self._name} returned a {type(observation).__name__}: return a text or None")
         return game, observation or ""
 
-    def _log(self, method: str, error: Exception) -> None:
+    def _log(self, method: str, error: BaseException) -> None:
         """Log the first exception of each kind that a method raises and that may be a bug."""
         kind = method, type(error)
         if isinstance(error, USUAL_FAULTS) or kind in self._logged:
@@ -101,7 +102,12 @@ class TrlScene:
     """One object of the class. Implements `Scene`."""
 
     def __init__(
-        self, game: Any, *, observation: str, name: str, on_error: Callable[[str, Exception], None] = lambda *_: None
+        self,
+        game: Any,
+        *,
+        observation: str,
+        name: str,
+        on_error: Callable[[str, BaseException], None] = lambda *_: None,
     ) -> None:
         """`on_error` gets the name of a method, and the exception that it raised. Raises SceneError for a public method that cannot be a
         tool."""
@@ -134,7 +140,7 @@ def public_methods(game: object) -> list[Callable[..., Any]]:
 class _Method(Wrapper):
     """A method as a tool, with its exceptions as mistakes that the agent reads."""
 
-    def __init__(self, tool: Tool, on_error: Callable[[str, Exception], None]) -> None:
+    def __init__(self, tool: Tool, on_error: Callable[[str, BaseException], None]) -> None:
         super().__init__(tool)
         self._on_error = on_error
 
@@ -143,6 +149,7 @@ class _Method(Wrapper):
             return await super().call(arguments, context)
         except LzeroError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._on_error(self.name, error)
-            raise ToolError(f"{type(error).__name__}: {error}"[:ERROR_CHARS], fault="agent") from error
+            read = "".join(traceback.format_exception_only(error)).strip()[:ERROR_CHARS]
+            raise ToolError(read, fault="agent") from error
