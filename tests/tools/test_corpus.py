@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lzero.data.files import read_passages
 from lzero.errors import DataError
-from lzero.tools.corpus import OVERLAP_CHARS, PASSAGE_CHARS, open_corpus, read_corpus, split
+from lzero.tools.corpus import HEADING_CHARS, OVERLAP_CHARS, PASSAGE_CHARS, open_corpus, read_corpus, split
 from lzero.types import Passage
 
 
@@ -70,11 +70,19 @@ def test_a_heading_is_read_without_the_marks_that_close_it_in_a_time_that_follow
         "## C#": "C",
         "# ###": "#",
         "# a  b": "a  b",
-        f"# a{' ' * 100_000}b": f"a{' ' * 100_000}b",
+        f"# a{' ' * 100_000}b": f"a{' ' * 199}",
     }
     for line, title in titles.items():
         (passage,) = split(f"{line}\nText.", "a.md", headings=True)
         assert passage.title == f"a.md › {title}"
+
+
+def test_each_passage_repeats_a_bounded_part_of_a_long_heading() -> None:
+    """A document of 4 MB became an index of 4 GB."""
+    text = "".join(f"{'#' * level} {'x' * 100_000}\n" for level in range(1, 7)) + "word word.\n\n" * 1_000
+    titles = [passage.title for passage in split(text, "a.md", headings=True)]
+    assert len(titles) > 1
+    assert max(map(len, titles)) < 7 * (HEADING_CHARS + 3)
 
 
 def test_a_document_of_headings_alone_is_still_found() -> None:

@@ -29,6 +29,8 @@ PASSAGE_CHARS = 1_000
 """The most characters of a document's passage, which is what `search` shows of it."""
 OVERLAP_CHARS = 200
 """The most characters of whole paragraphs that a passage repeats from the one before it."""
+HEADING_CHARS = 200
+"""The most characters of a heading in a title, which each passage below the heading repeats."""
 ROWS = (".jsonl", ".jsonl.gz", ".parquet")
 TEXT = (".txt", ".text", ".rst")
 MARKDOWN = (".md", ".markdown")
@@ -41,7 +43,7 @@ DOCUMENT_CHARS = 2_000_000
 """The most characters of a document that is converted: a few books."""
 CONVERTING_S = 600
 """Seconds that the conversion of one document may take."""
-_SPLITTING = 1
+_SPLITTING = 2
 """Version of the splitting. An increase makes older indexes invalid."""
 _HEADING = re.compile(r"(#{1,6})\s+(\S.*)")
 _INK = re.compile(r"\S")
@@ -121,7 +123,7 @@ def split(text: str, title: str, *, headings: bool) -> Iterator[Passage]:
     for heading, body in _sections(text) if headings else [(None, text)]:
         if heading is not None:
             level = len(heading[1])
-            named = heading[2].rstrip().rstrip("#").rstrip() or "#"
+            named = heading[2].rstrip().rstrip("#").rstrip()[:HEADING_CHARS] or "#"
             trail = [*(above for above in trail if above[0] < level), (level, named)]
         full = " › ".join([title, *(name for _, name in trail)])
         for passage in _packed(_paragraphs(body)):
