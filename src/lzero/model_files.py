@@ -58,6 +58,10 @@ def check_model(directory: Path) -> None:
             "and give the directory of the result"
         )
     config = read_json(directory, "config.json", needed_for="a model directory in Hugging Face format")
+    if kernel := next(_kernels(config), ""):
+        raise ModelError(
+            f"{directory}: config.json names {kernel!r:.100}, code from a hub, which transformers would fetch and run: remove the key"
+        )
     if (directory / "generation_config.json").is_file():
         read_json(directory, "generation_config.json", needed_for="a model directory")
     num_tensors = sum(_check_safetensors(file) for file in weight_files(directory))
@@ -67,6 +71,21 @@ def check_model(directory: Path) -> None:
                 f"{directory}: config.json says {key} = {layers}, and the weights are {num_tensors} tensors: they are not of one model"
             )
     check_tokenizer(directory)
+
+
+def _kernels(config: object) -> Iterator[str]:
+    """Yield the repositories of kernels that a configuration names, at any depth, as implementations of a layer."""
+    parts = [config]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, list):
+            parts += part
+        elif isinstance(part, dict):
+            for key, value in part.items():
+                names = value.values() if isinstance(value, dict) else [value]
+                if key.endswith("_implementation"):
+                    yield from (name for name in names if isinstance(name, str) and "/" in name)
+            parts += part.values()
 
 
 def num_layers(directory: Path) -> int | None:

@@ -72,6 +72,23 @@ def test_a_model_names_no_file_elsewhere(change: Callable[[Path, Path], object],
     assert HIDDEN not in str(caught.value)
 
 
+@attack(92)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"attn_implementation": "kernels-community/flash-attn"},
+        {"_attn_implementation": {"": "kernels-community/flash-attn"}},
+        {"text_config": {"_experts_implementation": "kernels-community/moe"}},
+    ],
+)
+def test_a_model_names_no_code_of_a_hub(settings: dict[str, object], model: Path) -> None:
+    """With the package `kernels`, transformers fetches and runs it, whatever `trust_remote_code` says."""
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | settings))
+    with pytest.raises(ModelError, match="code from a hub"):
+        resolve(str(model))
+
+
 def test_a_snapshot_of_the_hub_links_to_its_own_store(model: Path, tmp_path: Path) -> None:
     snapshot, store = tmp_path / "models--a--b" / "snapshots" / "1f", tmp_path / "models--a--b" / "blobs"
     snapshot.parent.mkdir(parents=True)
