@@ -1,5 +1,6 @@
 """Files that a stranger made: none of them opens another file of the host, loosens a limit, or breaks or fills its reader."""
 
+import gzip
 import json
 import os
 import resource
@@ -100,6 +101,19 @@ def test_a_set_whose_table_is_a_pipe_is_a_typed_error(tmp_path: Path) -> None:
     os.mkfifo(made / "tasks.parquet")
     with pytest.raises(DataError, match="not a regular file"):
         open_set(made)
+
+
+@attack(93)
+@pytest.mark.parametrize(("name", "first"), [("tasks.jsonl.gz", ""), ("tasks.csv.gz", "question,answer\n")])
+def test_blank_lines_without_number_are_a_typed_error(
+    name: str, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fifty kilobytes unpack to fifty million lines."""
+    monkeypatch.setattr(base, "MAX_BLANK_LINES", 1_000)
+    with gzip.open(tmp_path / name, "wb") as file:
+        file.write(first.encode() + b"\n" * 1_001)
+    with pytest.raises(DataError, match="1,000 blank lines"):
+        read_tasks(tmp_path / name)
 
 
 READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
