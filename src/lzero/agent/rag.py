@@ -1,5 +1,6 @@
 """The agent "rag" (retrieval-augmented generation): one search with the question, then one reply."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -9,11 +10,14 @@ from lzero.agent.frame import quoted
 from lzero.agent.one_reply import INSTRUCTION, OneReply
 from lzero.agent.setting import Setting, Ticket, episode_of
 from lzero.errors import ConfigError, ToolError
+from lzero.marking import marked
 from lzero.protocols import Scene, Tool
 from lzero.types import Episode, Failure, Task
 
 SEARCH = "search"
 """The tool that retrieves, unless an option names another."""
+_HEADING = re.compile(r"^(?:[^\S\n]|▁)*+(?:P(?=assages[\s▁]*+:)|Q(?=uestion[\s▁]*+:))", re.IGNORECASE | re.MULTILINE)
+"""Headings of the prompt (`OneReply`) in what was retrieved: a passage could end the passages, and ask a question of its own."""
 
 
 class RagAgent:
@@ -51,7 +55,7 @@ async def _retrieve(tool: Tool, query: str, broker: Broker) -> str:
         if error.fault == "tool":
             raise
         found = f"({tool.name} refused the question: {error})"
-    return quoted(found if isinstance(found, str) else str(found))
+    return marked(quoted(found if isinstance(found, str) else str(found)), _HEADING)
 
 
 def _missing(name: str, tools: Sequence[Tool]) -> str:
