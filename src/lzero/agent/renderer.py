@@ -11,6 +11,7 @@ writes the date writes that of the run's start.
 """
 
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from lzero.agent.chat_template import OR_RAW, Probe, split
 from lzero.config import AgentConfig
 from lzero.errors import ConfigError, ModelError
-from lzero.marking import without_control_tokens
+from lzero.marking import marked, without_control_tokens
 from lzero.model_files import read_by_library
 from lzero.types import Completion
 
@@ -32,6 +33,8 @@ _USERS = ("lzero-probe-task", "lzero-probe-output", "lzero-probe-again")
 _REPLIES = ("lzero-probe-reply", "lzero-probe-answer")
 _SYSTEMS = 16
 """Number of system prompts with cached tokens."""
+_RAW_HEADING = re.compile(r"^(?:[^\S\n]|▁)*+(?:U(?=ser[\s▁]*+:)|A(?=ssistant[\s▁]*+:))", re.IGNORECASE | re.MULTILINE)
+"""Headings of turns without a chat template. They are plain text, so the same lines in contents would look like turns."""
 _SAMPLE = "  a text\n\n with spaces, 'quotes' and é 北京 "
 
 
@@ -76,6 +79,7 @@ class Renderer:
         self._plain = _encoder(backend, text=self._controls)
         self._system_ids = lru_cache(_SYSTEMS)(self._text_ids)  # one for many episodes, and long
         self._pieces = pieces
+        self._raw = raw
         self._opening = self._template_ids(pieces.opening)
         self._header = self._template_ids(pieces.header)
         self._to_user = self._template_ids(pieces.to_user)
@@ -116,7 +120,7 @@ class Renderer:
         return tuple(_encoded(self._with_specials, text))
 
     def _text_ids(self, text: str) -> tuple[int, ...]:
-        ids = _encoded(self._plain, text)
+        ids = _encoded(self._plain, marked(text, _RAW_HEADING) if self._raw else text)
         if self._controls.isdisjoint(ids):
             return tuple(ids)
         # `_check_forgery` has not tried this spelling of a control token.
