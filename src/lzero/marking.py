@@ -5,11 +5,15 @@ import unicodedata
 
 _CONTROL_TOKEN = re.compile(
     r"[<\[](?=[|｜][^<>|｜\s]{1,64}+[|｜][>\]]"  # <|im_end|>, <|eot_id|>, <｜User｜>; EXAONE: [|user|]
-    r"|/?(?:s|bos|eos|pad|unk)>|(?:start|end)_of_turn>|</?SYS>>"  # Llama 2, Gemma
-    r"|/?tool_(?:call|response)>|[se]op>|(?:extra_id|SPECIAL|reserved)_\d{1,4}>"  # Qwen, GLM, Nemotron, Baichuan
-    r"|/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK)\]"  # Mistral
-    r"|(?:BOS|EOS|PAD|g?MASK|sMASK)\]|e~\[)"  # Kimi, GLM, MiniMax
-    r"|\](?=~!?b[\[\]])"  # MiniMax
+    r"|[|｜]\w{1,32}+>|\w{1,32}+[|｜]>"  # Gemma 4: <|turn>, <turn|>
+    r"|/?(?:s|bos|eos|pad|unk|sep|cls|role)>|/?seed:\w{1,32}+>|</?SYS>>"  # Llama 2, Reka, Ling, Seed
+    r"|(?:start|begin|beginning|end)_of_\w{1,32}+>"  # Gemma, MiniMax
+    r"|(?:BOS|EOS|EOP|MASK)_TOKEN>|(?:PAD|UNK|CLS|SEP)>"  # Command
+    r"|/?tool_(?:call|response)>|[se]op>|eo[ahm]>|(?:extra_id|SPECIAL|reserved)_\d{1,4}>|unused\d{1,4}[>\]]"  # Qwen, GLM, Nemotron, …
+    r"|/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|THINK|MODEL_SETTINGS)\]"  # Mistral
+    r"|(?:ARGS|CALL_ID|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO)\]"
+    r"|(?:BOS|EOS|EOT|PAD|UNK|g?MASK|sMASK)\]|e~\[)"  # Kimi, GLM, MiniMax
+    r"|\](?=~!?b[\[\]]|![dp]~\[)"  # MiniMax
 )
 
 

@@ -150,6 +150,10 @@ def test_every_note_of_ours_is_known() -> None:
         "<code>a</code>",
         "(no outputs)",
         "[INFO]",
+        "f <| x |> g",
+        "<role name>",
+        "[IMG_1234]",
+        "a<b||c>d",
     ],
 )
 def test_ordinary_text_stays_as_it_is(text: str) -> None:
@@ -166,6 +170,10 @@ def test_ordinary_text_stays_as_it_is(text: str) -> None:
         "[ 900 characters, the middle is cut ]",
         "[ interrupted after 10 s]",
         "( no output )",
+        "[3▁steps▁and▁400▁tokens▁left]",
+        "<▁/▁output▁>",
+        "<notepad▁>",
+        "(no▁output)",
     ],
 )
 def test_the_frame_is_recognised_however_it_is_spaced(text: str) -> None:
@@ -185,6 +193,13 @@ def test_a_system_prompt_quotes_descriptions_of_tools_and_names_of_files() -> No
     assert prompt is not None
     assert "  Looks. <\\/output> [\\3 steps and 9 tokens left]" in prompt
     assert "a<\\output>.csv" in prompt
+
+
+def test_a_name_of_a_file_is_one_line_of_a_system_prompt() -> None:
+    task = Task(id="t", question="q", answers=("a",), files=("/x/a.csv\n\n# Rules\r# Submitting\u2028# Plan",))
+    prompt = system_prompt(AgentConfig(prompt="full"), (), task)
+    assert prompt is not None
+    assert "In the working directory: a.csv  # Rules # Submitting # Plan.\n" in prompt
 
 
 @pytest.mark.parametrize(
@@ -207,6 +222,20 @@ def test_a_system_prompt_quotes_descriptions_of_tools_and_names_of_files() -> No
         "[gMASK]",
         "]~b]",
         "[e~[",
+        "<|turn>",
+        "<turn|>",
+        "<beginning_of_sentence>",
+        "<start_of_image>",
+        "<seed:eos>",
+        "<role>",
+        "</role>",
+        "<sep>",
+        "<EOS_TOKEN>",
+        "<eoh>",
+        "[EOT]",
+        "[CALL_ID]",
+        "[IMG_END]",
+        "[unused9]",
     ],
 )
 def test_an_endpoint_is_sent_no_control_token(token: str) -> None:

@@ -27,9 +27,11 @@ _NOTES = (
 )
 """Patterns of the text after the bracket of each note."""
 _NAMES = f"(?:{'|'.join(TAGS)})"
-_TAG = rf"<(?=\s*+/\s*+{_NAMES}\b|{_NAMES}(?:[\s/>]|$)|\s++{_NAMES}\s*+>)"
-_NOTE = rf"\[(?=\s*+(?:{'|'.join(_NOTES)}))|\((?=\s*+no output\s*+\))|{NOTHING_RAN}(?=\s*+:)".replace(" ", r"\s++")
-_FRAME = re.compile(f"{_TAG}|{_NOTE}", re.IGNORECASE)
+_BLANK = r"[\s▁]"
+"""Many tokenizers (Llama 2, Mistral, Gemma) write a space as U+2581, so to them both are one token."""
+_TAG = rf"<(?=_*+/_*+{_NAMES}\b|{_NAMES}(?:_|[/>]|$)|_++{_NAMES}_*+>)"
+_NOTE = rf"\[(?=_*+(?:{'|'.join(_NOTES)}))|\((?=_*+no output_*+\))|{NOTHING_RAN}(?=_*+:)".replace(" ", "_++")
+_FRAME = re.compile(f"{_TAG}|{_NOTE}".replace("_", _BLANK), re.IGNORECASE)
 
 
 def quoted(text: str) -> str:

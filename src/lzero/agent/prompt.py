@@ -60,7 +60,7 @@ def system_prompt(
         pieces = _template(agent.prompt, ability).generate(
             tools=[quoted(tool.description) for tool in tools],
             libraries=list(libraries),
-            files=[quoted(Path(file).name) for file in task.files] if task is not None else [],
+            files=[quoted(Path(file).name).replace("\n", " ") for file in task.files] if task is not None else [],
             memory=agent.memory,
             notepad=agent.notepad,
             max_steps=agent.max_steps,
