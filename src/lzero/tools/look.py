@@ -21,6 +21,7 @@ from lzero.tools.service import Service, host_of, with_retries
 from lzero.tools.web import WebClient
 from lzero.turns import Turns
 from lzero.types import Json
+from lzero.visible import clean
 
 TIMEOUT_S = 45.0
 """Seconds of one request; a model may think. Requests that are retried (`Retried`) failed sooner."""
@@ -74,6 +75,7 @@ def open_look(config: Config, _: KernelPython) -> Tool:
     @tool
     async def look(path: str, question: str, context: ToolContext) -> str:
         """What a model that sees answers to a question about an image of the workspace (PNG, JPEG, GIF, WebP, BMP, TIFF)."""
+        question = clean(question)
         if not question.strip() or len(question) > MAX_QUESTION_CHARS:
             raise ToolError(f"look needs a question of 1 to {MAX_QUESTION_CHARS:,} characters", fault="agent")
         media_type, image = await converter.image(await context.read_file(path), path)
