@@ -19,6 +19,7 @@ from lzero.data.stages import Decision, Keep, Part, Rows
 from lzero.data.stages.spilling import Marks, database, fill
 from lzero.data.table import TASKS
 from lzero.errors import EngineError
+from lzero.marking import marked
 from lzero.store.verdicts import VERDICTS_FILE, Verdicts
 from lzero.text import counted
 from lzero.types import Json, Message
@@ -34,6 +35,7 @@ AHEAD: Final = 4
 """Questions that are prepared for each place at the judge, so that no place waits for the next batch."""
 MAX_CHARS, REPLY_CHARS, ANSWERS = 8_000, 2_000, 3
 """Characters of a question, and of a malformed reply, that the judge is shown; answers that it is shown."""
+_QUOTES = re.compile("<(?=<<)|>(?=>>)")
 PROMPT: Final = """\
 Rate one question of a question-answering set on three scales.
 
@@ -236,7 +238,7 @@ def _questions(rows: Rows) -> Iterator[tuple[int, list[Message]]]:
 
 def _quoted(text: str) -> str:
     """Return the visible part of a text, bounded, and without the marks that end a quotation."""
-    return clean(text)[:MAX_CHARS].replace("<<<", "‹").replace(">>>", "›")
+    return marked(clean(text)[:MAX_CHARS], _QUOTES)
 
 
 def _sort(file: Path, scratch: Path) -> None:
