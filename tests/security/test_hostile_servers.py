@@ -2,10 +2,12 @@
 
 import asyncio
 import gzip
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,7 +20,7 @@ from websockets.http11 import Response
 from lzero.engine.chat import engine as chat
 from lzero.engine.chat.engine import OpenAIChat
 from lzero.engine.vllm.server import VLLMServer
-from lzero.errors import LzeroError, ReplError
+from lzero.errors import LzeroError, ReplError, ToolError
 from lzero.repl.remote import link, wire
 from lzero.repl.remote import pool as remote
 from lzero.repl.remote.pool import RemotePool
@@ -31,6 +33,7 @@ from lzero.tools.web import WebClient
 from lzero.types import Execution, Message, Sampling, Stream
 
 pytestmark = pytest.mark.integration
+ODD_MCP_SERVER = Path(__file__).parents[1] / "support" / "odd_mcp_server.py"
 
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
@@ -135,6 +138,17 @@ async def test_an_answer_without_end_ends_in_time(
     assert len(told) < 2_000
     assert told or client is reads_a_page
     assert psutil.Process().memory_info().rss < before + (64 << 20)
+
+
+@attack(99)
+async def test_an_mcp_server_that_asks_without_end_is_lost() -> None:
+    """The SDK keeps a task for each request until the server takes its answer."""
+    before = len(asyncio.all_tasks())
+    async with McpServer(McpSpec(name="odd", command=(sys.executable, str(ODD_MCP_SERVER)))) as server:
+        with pytest.raises(ToolError, match="'odd' sent 101 requests without taking an answer"):
+            await server.call("ask", {})
+        assert await server.call("again", {})  # of a new one
+        assert len(asyncio.all_tasks()) < before + 50
 
 
 @attack(99)

@@ -2,6 +2,7 @@
 
 It starts at once; the SDK of `mcp_server.py` takes more than a second to import."""
 
+import itertools
 import json
 import os
 import signal
@@ -25,7 +26,8 @@ ODD: dict[str, dict[str, Any]] = {
 
 
 def serve_oddly() -> None:
-    """JSON-RPC by hand. A call of `wait` is answered when `release` is called, after which `release` is; none after one of `hang`."""
+    """JSON-RPC by hand. A call of `wait` is answered when `release` is called, after which `release` is; none after one of `hang`, nor of
+    `ask`, which makes the server ask without end."""
     waiting: list[int] = []
 
     def say(number: int, answer: dict[str, Any]) -> None:
@@ -42,13 +44,18 @@ def serve_oddly() -> None:
             named = {"name": "odd", "version": "1"}
             say(number, {"result": {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": named}})
         elif message["method"] == "tools/list":
-            tools = [{"name": name, "inputSchema": {"type": "object"}} for name in (*ODD, "wait", "release", "hang")]
+            tools = [
+                {"name": name, "inputSchema": {"type": "object"}} for name in (*ODD, "wait", "release", "hang", "ask")
+            ]
             again = {"name": "again", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}}
             say(number, {"result": {"tools": [*tools, again]}})
         elif asked == "again":
             say(number, {"result": {"content": [{"type": "text", "text": "done"}]}})
         elif asked == "hang":
             signal.pause()
+        elif asked == "ask":
+            for own in itertools.count():
+                print(json.dumps({"jsonrpc": "2.0", "id": own, "method": "ping"}))
         elif asked == "wait":
             waiting.append(number)
         elif asked == "release":

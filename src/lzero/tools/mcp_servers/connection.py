@@ -15,7 +15,7 @@ from mcp.types import CONNECTION_CLOSED, Implementation
 
 from lzero import __version__
 from lzero.closing import closed_on_error
-from lzero.tools.mcp_servers.errors import Incoming
+from lzero.tools.mcp_servers.errors import Incoming, Outgoing
 from lzero.tools.mcp_servers.stdio import STOP_S
 from lzero.tools.shapes import one_line
 from lzero.turns import call_clock
@@ -128,8 +128,13 @@ class Connection:
     def _hear(self) -> None:
         self.heard += 1
 
+    def _note_end(self, problem: str) -> None:
+        """Note that no more messages come. `problem`: what the server did wrong, or ""."""
+        self._problem = self._problem or problem
+        self._stop.set()
+
     async def _live(self) -> None:
-        streams = _renumbering(self._transport.streams, self._hear, self._stop.set)
+        streams = _renumbering(self._transport.streams, self._hear, self._note_end)
         lzero = Implementation(name="lzero", version=__version__)
         try:
             async with Client(streams, client_info=lzero, cache=None) as client:
@@ -153,10 +158,11 @@ async def _first(*futures: asyncio.Future[Any]) -> None:
 
 @asynccontextmanager
 async def _renumbering(
-    streams: AbstractAsyncContextManager[Any], on_message: Callable[[], None], on_end: Callable[[], None]
-) -> AsyncIterator[tuple[Incoming, Any]]:
+    streams: AbstractAsyncContextManager[Any], on_message: Callable[[], None], on_end: Callable[[str], None]
+) -> AsyncIterator[tuple[Incoming, Outgoing]]:
     async with streams as (received, sent):
-        yield Incoming(received, on_message, on_end), sent
+        incoming = Incoming(received, on_message, on_end)
+        yield incoming, Outgoing(sent, incoming)
 
 
 def _cause(error: BaseException) -> str:

@@ -19,6 +19,8 @@ from mcp.types import (
     PARSE_ERROR,
     ErrorData,
     JSONRPCError,
+    JSONRPCRequest,
+    JSONRPCResponse,
 )
 
 TOO_LARGE = 8_400_001
@@ -31,6 +33,8 @@ TOLD_CLOSED = 8_400_004
 """lzero's number for a server's own error with the number CONNECTION_CLOSED."""
 TOO_MANY = 8_400_005
 """lzero's number for an answer with more values than a message may have."""
+MAX_UNANSWERED = 100
+"""The most requests of a server to which it has not taken an answer. An honest one sends a ping now and then."""
 _OF_THE_SERVER = (PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INTERNAL_ERROR, MALFORMED, BROKEN_OFF)
 _SAID_BY_SDK = (
     ("SSE stream failed: sent too many values", TOO_MANY),
@@ -54,21 +58,32 @@ def failed_answer(number: int, code: int, message: str) -> SessionMessage:
 
 
 class Incoming:
-    """A stream of messages for the SDK, in which no error of one call has the number of a closed connection."""
+    """A stream of messages for the SDK, in which no error of one call has the number of a closed connection.
 
-    def __init__(self, stream: Any, on_message: Callable[[], None], on_end: Callable[[], None]) -> None:
-        """`stream`: the transport's, of messages and exceptions. `on_message`: called for each. `on_end`: called when no more come."""
+    It ends when the server has MAX_UNANSWERED requests without an answer: the SDK keeps each in memory until the server takes the answer.
+    """
+
+    def __init__(self, stream: Any, on_message: Callable[[], None], on_end: Callable[[str], None]) -> None:
+        """`stream`: the transport's, of messages and exceptions. `on_message`: called for each. `on_end`: called when no more come, with
+        what the server did wrong, or ""."""
         self._stream = stream
         self._on_message = on_message
         self._on_end = on_end
+        self.unanswered = 0
+        """Requests of the server whose answers it has not taken yet; `Outgoing` counts these."""
 
     async def receive(self) -> SessionMessage | Exception:
         try:
             item: SessionMessage | Exception = await self._stream.receive()
         except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
-            self._on_end()
+            self._on_end("")
             raise
         self._on_message()
+        if isinstance(item, SessionMessage) and isinstance(item.message, JSONRPCRequest):
+            self.unanswered += 1
+            if self.unanswered > MAX_UNANSWERED:
+                self._on_end(f"sent {self.unanswered} requests without taking an answer")
+                raise anyio.EndOfStream
         return _renumbered(item) if isinstance(item, SessionMessage) else item
 
     async def aclose(self) -> None:
@@ -82,6 +97,28 @@ class Incoming:
             return await self.receive()
         except anyio.EndOfStream:
             raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class Outgoing:
+    """The stream of the SDK's messages to the server, which tells `incoming` of each answer that was taken."""
+
+    def __init__(self, stream: Any, incoming: Incoming) -> None:
+        self._stream = stream
+        self._incoming = incoming
+
+    async def send(self, item: SessionMessage) -> None:
+        await self._stream.send(item)
+        if isinstance(item.message, JSONRPCResponse | JSONRPCError):
+            self._incoming.unanswered -= 1
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
     async def __aenter__(self) -> Self:
         return self
