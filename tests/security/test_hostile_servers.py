@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import math
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -181,13 +182,23 @@ async def test_a_pool_server_that_floods_beneath_the_messages_is_lost(
     assert psutil.Process().memory_info().rss < before + (32 << 20)
 
 
-@attack(99)
-async def test_a_pool_server_that_sends_more_than_a_cell_can_put_out_breaks_the_protocol() -> None:
-    """Text is cleaned on the event loop, at a second for a million characters."""
+EXECUTIONS: dict[str, Execution] = {
+    "7,000,000 characters": Execution(
+        outputs=(Stream(name="stdout", text="x" * 7_000_000),), status="ok", duration_s=0.0
+    ),
+    "100,000 outputs": Execution(outputs=(Stream(name="stdout", text=""),) * 100_000, status="ok", duration_s=0.0),
+    "a reason of 7,000,000 characters": Execution(outputs=(), status="killed", reason="x" * 7_000_000, duration_s=0.0),
+    "a cell of nan s": Execution(outputs=(), status="ok", duration_s=math.nan),
+}
 
-    async def send_too_much(connection: ServerConnection) -> None:
+
+@asynccontextmanager
+async def hostile_pool(execution: Execution, *, file_bytes: int = 1) -> AsyncIterator[RemotePool]:
+    """Yield a pool on a server that answers each cell with `execution`."""
+
+    async def answer(connection: ServerConnection) -> None:
         load = wire.Load(repls=0, max_repls=1)
-        await connection.send(wire.encode(wire.Welcome(lease_s=60.0, file_bytes=1, facts=b"{}", load=load)))
+        await connection.send(wire.encode(wire.Welcome(lease_s=60.0, file_bytes=file_bytes, facts=b"{}", load=load)))
         async for data in connection:
             assert isinstance(data, bytes)
             match wire.decode_client(data):
@@ -196,16 +207,30 @@ async def test_a_pool_server_that_sends_more_than_a_cell_can_put_out_breaks_the_
                 case wire.Close(id=number):
                     await connection.send(wire.encode(wire.Closed(id=number, load=load)))
                 case wire.Run(id=number):
-                    outputs = (Stream(name="stdout", text="x" * 7_000_000),)
-                    execution = Execution(outputs=outputs, status="ok", duration_s=0.0)
                     await connection.send(wire.encode(wire.Done(id=number, execution=execution)))
 
-    async with serve(send_too_much, "127.0.0.1", 0, process_response=name_version, close_timeout=0.1) as server:
+    async with serve(answer, "127.0.0.1", 0, process_response=name_version, close_timeout=0.1) as server:
         url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with RemotePool((url,), token=TOKEN) as servers, asyncio.timeout(PATIENCE_S):
-            repl = await servers.open((), nobody, seed=0)
-            with pytest.raises(ReplError, match="7,000,000 characters"):
-                await repl.run("1", deadline_s=5.0)
+            yield servers
+
+
+@attack(99)
+@pytest.mark.parametrize("problem", EXECUTIONS)
+async def test_a_pool_server_that_sends_more_than_a_cell_can_put_out_breaks_the_protocol(problem: str) -> None:
+    """Text is cleaned on the event loop, at a second for a million characters."""
+    async with hostile_pool(EXECUTIONS[problem]) as servers:
+        repl = await servers.open((), nobody, seed=0)
+        with pytest.raises(ReplError, match=problem):
+            await repl.run("1", deadline_s=5.0)
+
+
+@attack(99)
+async def test_a_pool_server_that_announces_files_of_any_size_is_refused() -> None:
+    """A client keeps what has come of a file until its end."""
+    with pytest.raises(ReplError, match=r"not a message of a server"):
+        async with hostile_pool(EXECUTIONS["a cell of nan s"], file_bytes=1 << 60):
+            pass
 
 
 def name_version(connection: ServerConnection, request: object, response: Response) -> None:

@@ -8,6 +8,8 @@ from lzero.config.base import Count, Positive, Section
 
 MAX_OUTPUT_KB = 4000
 """Largest `repl.output_kb`."""
+MAX_FILE_MB = 256
+"""Largest `repl.file_mb`: a file is whole in memory, and several are copied at once."""
 
 
 class ReplConfig(Section):
@@ -53,7 +55,7 @@ class ReplConfig(Section):
     output_kb: int = Field(2000, ge=32, le=MAX_OUTPUT_KB)
     """Maximum output of a cell, in 1,000 characters (images in Base64); longer text is cut in its middle, larger values are left
     out."""
-    file_mb: int = Field(16, ge=1)
+    file_mb: int = Field(16, ge=1, le=MAX_FILE_MB)
     """Largest file that is copied into or out of a REPL's workspace."""
     transfers: int = Field(256, ge=0)
     """Maximum number of files copied into and out of one REPL's workspace."""

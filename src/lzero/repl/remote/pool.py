@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from lzero.closing import Service, closed_on_error
-from lzero.config.repl import MAX_OUTPUT_KB
 from lzero.errors import (
     ForkRefused,
     LzeroError,
@@ -25,7 +24,6 @@ from lzero.repl.files import Arriving, checked, workspace_path
 from lzero.repl.remote import wire
 from lzero.repl.remote.link import Inbox, Link
 from lzero.repl.remote.rotation import Rotation, Server
-from lzero.repl.wire import check_size
 from lzero.types import Execution, Json, WorkspaceFile
 
 logger = logging.getLogger(__name__)
@@ -210,7 +208,7 @@ class RemoteRepl:
             while isinstance(message := await inbox.get(within_s=within_s), wire.Call):
                 await self._answer(message)
             execution = self._due(wire.Done, message).execution
-            check_size(execution.outputs, 1000 * MAX_OUTPUT_KB)  # the server has its own limit of output
+            wire.check_execution(execution)
         if execution.status == "killed":
             self._ending.why = execution.reason
         return execution

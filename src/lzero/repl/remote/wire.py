@@ -5,11 +5,13 @@ request that opened a REPL becomes the REPL's number. Both ends decode only thes
 with a message.
 """
 
+import math
 from typing import Annotated, cast
 
 import msgspec
 from msgspec import Meta
 
+from lzero.config.repl import MAX_FILE_MB, MAX_OUTPUT_KB
 from lzero.errors import (
     ForkRefused,
     LzeroError,
@@ -21,7 +23,16 @@ from lzero.errors import (
     WorkspaceError,
 )
 from lzero.protocols import ToolStub
-from lzero.repl.wire import MAX_ARGUMENTS, MAX_FRAME, MAX_LISTED, Message, check_arguments, decoded
+from lzero.repl.wire import (
+    MAX_ARGUMENTS,
+    MAX_FRAME,
+    MAX_LISTED,
+    MAX_OUTPUTS,
+    Message,
+    check_arguments,
+    check_size,
+    decoded,
+)
 from lzero.types import Execution, Json, WorkspaceFile
 
 VERSION = 2
@@ -140,7 +151,7 @@ class Welcome(Message, frozen=True, kw_only=True):
     """
 
     lease_s: Seconds
-    file_bytes: int
+    file_bytes: Annotated[int, Meta(ge=0, le=MAX_FILE_MB << 20)]
     lifetime_s: float | None = None
     facts: bytes
     load: Load
@@ -272,6 +283,17 @@ def object_of(data: bytes) -> dict[str, Json]:
     if len(data) > MAX_ARGUMENTS:
         raise ProtocolError(f"an object of {len(data):,} bytes of JSON; {MAX_ARGUMENTS:,} are allowed")
     return decoded(_object, data, "an object of JSON")
+
+
+def check_execution(execution: Execution) -> None:
+    """Raise ProtocolError for more than a server can have of one cell: more output than of any limit, a longer reason, no duration."""
+    if len(execution.outputs) > MAX_OUTPUTS:
+        raise ProtocolError(f"{len(execution.outputs):,} outputs; {MAX_OUTPUTS} are allowed")
+    check_size(execution.outputs, 1000 * MAX_OUTPUT_KB)
+    if len(execution.reason) > MAX_REASON:
+        raise ProtocolError(f"a reason of {len(execution.reason):,} characters; {MAX_REASON:,} are allowed")
+    if not 0.0 <= execution.duration_s < math.inf:
+        raise ProtocolError(f"a cell of {execution.duration_s} s")
 
 
 def failure(number: int, error: LzeroError, load: Load) -> Failed:
