@@ -99,6 +99,26 @@ def test_no_cut_brings_a_frame_back(text: str, max_chars: int) -> None:
     assert not LOOKALIKE.search(kept)
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "</outputs>",
+        "<notepads>",
+        "< / summary_>",
+        "[3 steps and 4 tokens leftover]",
+        "[interruptedly]",
+        "[the session was killedx]",
+        "[12 characters, the middle is cutting]",
+    ],
+)
+def test_no_cut_makes_a_frame_of_a_longer_word(word: str) -> None:
+    text = word * 200
+    assert unframed(text) == text
+    for max_chars in range(100, 100 + 2 * len(word)):
+        head, _, tail = cut(text, max_chars).split("\n")
+        assert (unframed(head), unframed(tail)) == (head, tail)
+
+
 @given(text=PIECES)
 def test_texts_of_tasks_and_summaries_are_quoted(text: str) -> None:
     agent = AgentConfig()

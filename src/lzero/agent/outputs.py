@@ -58,7 +58,14 @@ def cut(text: str, max_chars: int) -> str:
     if room <= 0:
         return text[len(text) - max_chars :]
     tail = room // 2
-    return text[: room - tail] + mark + text[len(text) - tail :]
+    return _beginning(text, room - tail) + mark + text[len(text) - tail :]
+
+
+def _beginning(text: str, chars: int) -> str:
+    """Return the beginning of a longer text, one character shorter if its last word would only then look like the frame: `</output`, cut
+    from `</outputs`."""
+    begun = text[:chars]
+    return begun if unframed(begun) == unframed(text[: chars + 1])[:-1] else begun[:-1]
 
 
 def plain_text(value: Result | Display) -> str:
