@@ -177,6 +177,14 @@ async def test_a_server_that_does_not_stream_is_understood() -> None:
     assert reply.usage == Usage(prompt_tokens=3, completion_tokens=2)
 
 
+@pytest.mark.parametrize("tokens", [10**23, 2**62, -1, 1e300])
+async def test_numbers_of_tokens_that_no_reply_has_are_not_kept(tokens: float) -> None:
+    """The tables of a run have no place for them."""
+    async with serving(streams(*text("a"), ended(), {"choices": [], "usage": {"prompt_tokens": tokens}})) as (_, chat):
+        reply = await ask(chat)
+    assert (reply.text, reply.usage) == ("a", None)
+
+
 async def test_strange_but_lawful_streams_are_read() -> None:
     odd = [
         b": OPENROUTER PROCESSING\r\n\r\n",

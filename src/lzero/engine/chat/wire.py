@@ -8,7 +8,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from lzero.types import Usage
 
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=1 << 40)]
+"""Number of tokens; a larger one would fit into no table."""
 
 
 class Delta(Struct):
