@@ -45,6 +45,7 @@ ROWS = {
             "visible",
             "marking",
             "json_bounds",
+            "json_characters",
             "bounded_toml",
             "store",
             "models",

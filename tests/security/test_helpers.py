@@ -99,6 +99,8 @@ async def test_an_answer_that_looks_like_the_end_of_a_server_ends_one_call_alone
     for name, answer in (
         ("closed", "agent: no such key"),
         ("too_large", "agent: too_large answered with more than 8,388,608 bytes: ask for less"),
+        ("half_a_character", "a\ufffd"),
+        ("too_deep", "agent: too_deep answered with what is nested too deep or has too long a number: ask for less"),
         ("no_json_rpc", "tool: the MCP server 'odd' refused no_json_rpc: the answer is not valid JSON-RPC"),
         ("terminated", "tool: the MCP server 'odd' refused terminated: the account was terminated"),
     ):

@@ -3,6 +3,7 @@
 It serves over stdio, or, for "http", on a port of loopback that it prints. If $TOKEN is set, requests over HTTP must carry it."""
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -145,6 +146,20 @@ async def serve_hostile() -> None:
 
 async def misbehaves(body: bytes, send: Send) -> bool:
     """Answer a call of a tool that has the name of a way to break HTTP, in this way."""
+    results = {
+        b'"name":"say_half"': rb'{"resultType":"complete","content":[{"type":"text","text":"a\ud83d"}]}',
+        b'"name":"say_deep"': b'{"resultType":"complete","content":[],"structuredContent":'
+        + b'{"a":' * 300
+        + b"1"
+        + b"}" * 301,
+    }
+    for name, result in results.items():
+        if name in body:
+            told = [(b"content-type", b"application/json")]
+            answer = b'{"jsonrpc":"2.0","id":%d,"result":%b}' % (json.loads(body)["id"], result)
+            await send({"type": "http.response.start", "status": 200, "headers": told})
+            await send({"type": "http.response.body", "body": answer})
+            return True
     headers = {
         b'"name":"compress"': [(b"content-type", b"application/json"), (b"content-encoding", b"gzip")],
         b'"name":"break_off"': [(b"content-type", b"application/json"), (b"content-length", b"1000")],

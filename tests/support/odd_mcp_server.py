@@ -18,6 +18,8 @@ ODD: dict[str, dict[str, Any]] = {
     "of_another_shape": {"result": {"content": "no list"}},
     "too_many": {"result": {"content": [{"type": "text", "text": "1"}] * 10_001}},
     "too_large": {"result": {"content": [{"type": "text", "text": "x" * 9_000_000}]}},
+    "half_a_character": {"result": {"content": [{"type": "text", "text": "a\ud83d"}]}},
+    "too_deep": {"result": {"content": [], "structuredContent": json.loads('{"a":' * 300 + "1" + "}" * 300)}},
     "no_json_rpc": {"result": 5, "error": 6},
     "unknown": {"id": 999_999, "result": {}},
     "without_number": {"id": None, "error": {"code": -32000, "message": "what?"}},

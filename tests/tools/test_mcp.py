@@ -131,6 +131,7 @@ ODD = {
     "of_another_shape": ("tool", "the MCP server 'tests' gave of_another_shape an answer of another shape: "),
     "too_many": ("agent", "too_many answered with more than 30,000 values: ask for less"),
     "too_large": ("agent", "too_large answered with more than 8,388,608 bytes: ask for less"),
+    "too_deep": ("agent", "too_deep answered with what is nested too deep or has too long a number: ask for less"),
     "no_json_rpc": ("tool", "the MCP server 'tests' refused no_json_rpc: the answer is not valid JSON-RPC"),
     "unknown": ("agent", "the MCP server 'tests' did not answer unknown within 0.5 s"),
     "without_number": ("agent", "the MCP server 'tests' did not answer without_number within 0.5 s"),
@@ -144,8 +145,18 @@ async def test_whatever_a_server_answers_to_one_call_the_others_go_on() -> None:
             server._call_s = 0.5 if "within" in text else 50.0
             found = await failure(server, name)
             assert (found[0], found[1][: len(text)]) == (fault, text)
+        assert await call(server, "half_a_character") == "a\ufffd"
         assert await call(server, "release") == "released"
         assert await waiting == "released"
+
+
+async def test_an_answer_over_http_that_an_agent_can_cause_is_no_failure_of_the_server(http: HttpServer) -> None:
+    (spec,) = read_specs(f"{http.url} TESTS_TOKEN")
+    async with McpServer(spec, lookup={"TESTS_TOKEN": KEY}.get) as server:
+        assert await server.call("say_half", {}) == "a\ufffd"
+        with pytest.raises(ToolError, match="say_deep answered with what is nested too deep") as raised:
+            await server.call("say_deep", {})
+        assert raised.value.fault == "agent"
 
 
 async def test_an_exchange_over_http_that_fails_is_no_other_calls_failure(http: HttpServer) -> None:

@@ -74,3 +74,13 @@ async def test_values_of_a_message_are_counted_however_a_response_is_cut(size: i
     for between, is_events in ((b"\n\n", False), (b"\r\ndata: ", True), (b"\n", True)):
         with pytest.raises(TooMuch, match="too many values"):
             await bounded(half + between + half + between + half, size, is_events=is_events)
+
+
+async def test_an_event_is_passed_on_at_once_whatever_it_ends_with() -> None:
+    class Body(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield rb'data: "a\n"}]}}' + b"\n\n"
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(20.0):
+        assert await anext(aiter(_Bounded(Body(), is_events=True))) == rb'data: "a\n"}]}}' + b"\n\n"

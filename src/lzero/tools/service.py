@@ -6,7 +6,6 @@
 Every failure is one sentence with the party at fault. No key shows in it.
 """
 
-import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import msgspec
 
 from lzero.config import Config
 from lzero.errors import ConfigError, ToolError
+from lzero.json_characters import whole
 from lzero.protocols import Tool
 from lzero.text import one_line
 from lzero.tools.cache import Cached
@@ -29,12 +29,6 @@ from lzero.types import Json
 T = TypeVar("T")
 CACHE_FILE = "answers.sqlite"
 _SAID_CHARS = 200
-_HALF = re.compile(
-    r"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-)
-"""Escape of one half of a surrogate pair."""
-_BACKSLASH, _PLACEHOLDER = r"\\", "\0"
-"""An escaped backslash, and its temporary replacement, which no JSON contains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +151,4 @@ def read_json(body: bytes, shape: type[T]) -> T:
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, UnicodeDecodeError):
-        text = body.decode("utf-8", "replace")
-        if _PLACEHOLDER in text:
-            raise
-    text = _HALF.sub(r"\\ufffd", text.replace(_BACKSLASH, _PLACEHOLDER)).replace(_PLACEHOLDER, _BACKSLASH)
-    return msgspec.json.decode(text, type=shape)
+        return msgspec.json.decode(whole(body), type=shape)

@@ -33,6 +33,9 @@ TOLD_CLOSED = 8_400_004
 """lzero's number for a server's own error with the number CONNECTION_CLOSED."""
 TOO_MANY = 8_400_005
 """lzero's number for an answer with more values than a message may have."""
+TOO_DEEP = 8_400_006
+"""lzero's number for an answer that is nested too deep to be read, or holds too long a number."""
+_UNREADABLE_TO_SDK = ("Failed to parse JSON response: ", "Failed to parse SSE message: ")
 MAX_UNANSWERED = 100
 """The most requests of a server to which it has not taken an answer. An honest one sends a ping now and then."""
 _OF_THE_SERVER = (PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INTERNAL_ERROR, MALFORMED, BROKEN_OFF)
@@ -50,6 +53,11 @@ _SAID_BY_SDK = (
 def fault_of(error: MCPError) -> Literal["agent", "tool"]:
     """Return the party at fault for an error of one call: the agent, unless the code says that the server failed."""
     return "tool" if error.code in _OF_THE_SERVER else "agent"
+
+
+def is_too_deep(problem: str) -> bool:
+    """Return whether this is pydantic's message for JSON that is nested too deep, or holds too long a number."""
+    return "recursion limit exceeded" in problem or "number out of range" in problem
 
 
 def failed_answer(number: int, code: int, message: str) -> SessionMessage:
@@ -134,4 +142,6 @@ def _renumbered(item: SessionMessage) -> SessionMessage:
     otherwise = TOLD_CLOSED if message.error.code == CONNECTION_CLOSED else PARSE_ERROR
     text = message.error.message
     code = next((code for said, code in _SAID_BY_SDK if text.startswith(said)), otherwise)
+    if text.startswith(_UNREADABLE_TO_SDK) and is_too_deep(text):
+        code = TOO_DEEP
     return SessionMessage(JSONRPCError(jsonrpc="2.0", id=message.id, error=ErrorData(code=code, message=text)))

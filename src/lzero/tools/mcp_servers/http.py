@@ -14,6 +14,7 @@ import msgspec
 from mcp.client.streamable_http import streamable_http_client
 
 from lzero.json_bounds import EventCounter, ValueCounter
+from lzero.json_characters import Characters
 from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES
 from lzero.tools.mcp_servers.errors import BROKEN_OFF, TOO_LARGE
 from lzero.tools.shapes import one_line
@@ -119,6 +120,7 @@ class _Bounded(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
         values = EventCounter() if self._is_events else ValueCounter()
+        characters = Characters()
         try:
             async with aclosing(in_turns(self._stream)) as chunks:
                 async for chunk in chunks:
@@ -127,7 +129,8 @@ class _Bounded(httpx2.AsyncByteStream):
                         raise TooMuch(f"sent more than {MAX_MESSAGE:,} bytes")
                     if values.add(chunk) > MAX_VALUES:
                         raise TooMuch(f"sent too many values, more than {MAX_VALUES:,}")
-                    yield chunk
+                    yield characters.add(chunk)
+            yield characters.add(b"", last=True)
         except TooMuch:
             raise
         except httpx2.HTTPError as error:  # which would end the connection

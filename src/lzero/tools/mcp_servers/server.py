@@ -21,7 +21,7 @@ from lzero.errors import ConfigError, ToolError
 from lzero.protocols import Tool, ToolContext
 from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES
 from lzero.tools.mcp_servers.connection import Connection, Lost, Transport
-from lzero.tools.mcp_servers.errors import TOO_LARGE, TOO_MANY, fault_of
+from lzero.tools.mcp_servers.errors import TOO_DEEP, TOO_LARGE, TOO_MANY, fault_of
 from lzero.tools.mcp_servers.http import BoundedClient
 from lzero.tools.mcp_servers.specs import Filled, Lookup, McpSpec, fill
 from lzero.tools.mcp_servers.stdio import StdioServer
@@ -175,6 +175,9 @@ class McpServer(Service):
         if error.code in (TOO_LARGE, TOO_MANY):
             most = f"{MAX_MESSAGE:,} bytes" if error.code == TOO_LARGE else f"{MAX_VALUES:,} values"
             return ToolError(f"{one_line(name, 60)} answered with more than {most}: ask for less", fault="agent")
+        if error.code == TOO_DEEP:
+            text = f"{one_line(name, 60)} answered with what is nested too deep or has too long a number: ask for less"
+            return ToolError(text, fault="agent")
         if fault_of(error) == "agent":
             return ToolError(one_line(said, 2000) or f"{name} failed and does not say why", fault="agent")
         return self._failed(f"refused {one_line(name, 60)}: {one_line(said, 600)}")

@@ -17,8 +17,9 @@ from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
 from lzero.json_bounds import has_too_many
+from lzero.json_characters import whole
 from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES, Line, lines
-from lzero.tools.mcp_servers.errors import MALFORMED, TOO_LARGE, TOO_MANY, failed_answer
+from lzero.tools.mcp_servers.errors import MALFORMED, TOO_DEEP, TOO_LARGE, TOO_MANY, failed_answer, is_too_deep
 from lzero.tools.program import close_pipes, signal_group
 from lzero.tools.shapes import one_line
 
@@ -149,17 +150,28 @@ class StdioServer:
 def _message(line: Line) -> SessionMessage | None:
     """Return the message of a line, or an error in place of an unreadable answer; None if it is not a message."""
     is_too_much = has_too_many(line.text, MAX_VALUES)
-    if not (line.is_cut or is_too_much):
-        with suppress(ValueError):
-            return SessionMessage(jsonrpc_message_adapter.validate_json(line.text, by_name=False))
-    number = line.answers
-    if number is None:  # a server that prints
-        return None
+    code, told = MALFORMED, "the answer is not valid JSON-RPC"
     if is_too_much:
-        return failed_answer(number, TOO_MANY, "the answer has too many values")
-    if line.is_cut:
-        return failed_answer(number, TOO_LARGE, "the answer is too large")
-    return failed_answer(number, MALFORMED, "the answer is not valid JSON-RPC")
+        code, told = TOO_MANY, "the answer has too many values"
+    elif line.is_cut:
+        code, told = TOO_LARGE, "the answer is too large"
+    else:
+        try:
+            return _read_message(line.text)
+        except ValueError as error:
+            code = TOO_DEEP if is_too_deep(str(error)) else code
+    number = line.answers
+    return None if number is None else failed_answer(number, code, told)  # None: a server that prints
+
+
+def _read_message(text: bytes) -> SessionMessage:
+    """Raises ValueError."""
+    try:
+        return SessionMessage(jsonrpc_message_adapter.validate_json(text, by_name=False))
+    except ValueError:
+        if (mended := whole(text)) == text:
+            raise
+    return SessionMessage(jsonrpc_message_adapter.validate_json(mended, by_name=False))
 
 
 async def _drain(stdout: asyncio.StreamReader) -> None:
