@@ -197,6 +197,17 @@ async def test_strange_but_lawful_streams_are_read() -> None:
         assert (await ask(chat)).text == "é\u2028\ufffd!"
 
 
+async def test_a_reply_with_a_part_of_a_character_is_read() -> None:
+    """A model that samples bytes can end a reply anywhere."""
+    (event,) = sse([choice(content="a?")])
+    for cut in (b"\xf0\x9f", b"\\ud83d"):
+        async with serving(raw(event.replace(b"?", cut), *sse([ended()]))) as (_, chat):
+            assert (await ask(chat)).text == "a\ufffd"
+    body = json.dumps({"choices": [{"message": {"content": "a?"}, "finish_reason": "stop"}]}).encode()
+    async with serving(lambda _: Response(body.replace(b"?", b"\xf0\x9f"), media_type="application/json")) as (_, chat):
+        assert (await ask(chat)).text == "a\ufffd"
+
+
 async def test_a_huge_reply_is_read_and_one_without_end_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(streams(*text(*["word " * 2000] * 500), ended())) as (_, chat):
         assert len((await ask(chat)).text) == 5_000_000
