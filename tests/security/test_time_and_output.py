@@ -34,6 +34,7 @@ async def test_priority_is_refused(repl: LocalRepl) -> None:
         "os.setpriority(os.PRIO_PROCESS, 0, -20)",
         "os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))",
         "os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(99))",
+        "os.sched_setaffinity(0, os.sched_getaffinity(0))",
         "os.write(os.open('/proc/self/autogroup', os.O_WRONLY), b'-20')",
         "os.write(os.open('/proc/self/oom_score_adj', os.O_WRONLY), b'-1000')",
     )
