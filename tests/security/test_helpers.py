@@ -45,6 +45,10 @@ def slow_archive() -> bytes:
     return file.getvalue()
 
 
+async def no_files(path: str) -> bytes:
+    raise AssertionError(path)
+
+
 def broker_of(*tools: Tool, file: bytes = b"") -> Broker:
     async def read(path: str) -> bytes:
         return file
@@ -251,3 +255,14 @@ async def test_a_call_that_a_server_hangs_in_costs_those_behind_it_no_time(patie
         assert max(call.duration_s for call in victim.take_calls()) < 1.0
         (ended,) = await asyncio.gather(hanging, return_exceptions=True)
         assert "did not answer hang within 1 s" in str(ended) if patience_s is None else isinstance(ended, TimeoutError)
+
+
+@attack(107)
+async def test_a_notepad_that_is_filled_over_and_over_is_cleaned_beside_the_event_loop() -> None:
+    broker = Broker(TASK, [], no_files, notepad=True)
+    draft = "\u0628\u200d\u0628" * 6_600
+    start = time.thread_time()
+    for number in range(60):
+        await broker.on_call("notepad", {"state": {"todos": [], "facts": [], "draft": f"{draft}{number}"}})
+    assert time.thread_time() - start < 0.2  # twice that on the loop
+    assert broker.notepad.draft == f"{draft}59"

@@ -7,6 +7,7 @@ import msgspec
 
 from lzero.agent.frame import unframed
 from lzero.agent.outputs import cut
+from lzero.blocking import in_thread
 from lzero.errors import ToolError
 from lzero.protocols import ToolContext
 from lzero.types import Json, Notepad
@@ -17,6 +18,8 @@ MAX_FACTS = 200
 ITEM_CHARS = 1_000
 """The most characters of a todo or a fact."""
 DRAFT_CHARS = 20_000
+QUICK_CHARS = 4_000
+"""The most characters that are cleaned on the event loop, up to 500 times a cell."""
 _MARKS = {"open": "[ ]", "done": "[x]", "dropped": "[-]"}
 
 
@@ -45,11 +48,8 @@ class NotepadTool:
             raise ToolError(f"the notepad cannot hold this: {error}", fault="agent") from None
         if refused := _refusal(state):
             raise ToolError(f"the notepad cannot hold this: {refused}", fault="agent")
-        self.state = Notepad(
-            todos=tuple(msgspec.structs.replace(todo, text=clean(todo.text)) for todo in state.todos),
-            facts=tuple(map(clean, state.facts)),
-            draft=clean(state.draft),
-        )
+        is_quick = sum(map(len, (*(todo.text for todo in state.todos), *state.facts, state.draft))) <= QUICK_CHARS
+        self.state = _cleaned(state) if is_quick else await in_thread(_cleaned, state)
         return None
 
 
@@ -82,6 +82,14 @@ def _refusal(state: Notepad) -> str:
     if len(longest) > ITEM_CHARS:
         return f"an item of {len(longest)} characters is longer than {ITEM_CHARS}; keep long texts in variables"
     return ""
+
+
+def _cleaned(state: Notepad) -> Notepad:
+    return Notepad(
+        todos=tuple(msgspec.structs.replace(todo, text=clean(todo.text)) for todo in state.todos),
+        facts=tuple(map(clean, state.facts)),
+        draft=clean(state.draft),
+    )
 
 
 @cache
