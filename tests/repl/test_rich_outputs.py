@@ -191,7 +191,7 @@ class Hostile:
 for size in (1_000_000, 10_000, 1_000) * 30:
     display(Hostile(size))
 """
-    execution = await run(repl, code)
+    execution = await repl.run(code, deadline_s=120.0)
     total = sum(len(text) for data in bundles(execution) for text in data.values())
     assert 500_000 < total < 2_000_000
     assert await value(repl, "6 * 7") == "42"

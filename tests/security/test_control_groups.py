@@ -215,6 +215,12 @@ async def test_the_record_names_what_is_not_bounded() -> None:
 
 
 @attack(78)
+def test_the_list_names_what_control_groups_do_not_bound_either() -> None:
+    assert unbounded.PROGRAMS in unbounded.unbounded(groups=True)
+    assert unbounded.PROGRAMS not in unbounded.unbounded(groups=False)
+
+
+@attack(78)
 def test_a_run_says_it_once(tmp_path: Path) -> None:
     program = (sys.executable, "-c", "from lzero.cli import main; main()")
     command = [*program, "eval", "engine.kind=scripted", "engine.policy=expert", "eval.num_tasks=2", "repl.cgroups=off"]

@@ -25,6 +25,12 @@ DELEGATE = (
     "start lzero in a control group that it may divide: systemd-run --user --scope -p Delegate=yes COMMAND (without systemd: "
     "docs/sandbox.md, Control groups)"
 )
+PROGRAMS = Unbounded(
+    "the share of the processors of a REPL that starts programs all the time",
+    "it gets several times its share, although all REPLs have the same weight",
+    "run fewer REPLs on a machine: lzero pool serve --max-repls N",
+)
+"""Without control groups, this is part of the share of the processors."""
 WITHOUT_GROUPS = (
     Unbounded(
         "memory that the kernel keeps for processes and names of files",
@@ -56,7 +62,9 @@ def without_groups(why: str) -> str:
 
 def unbounded(*, groups: bool) -> Iterator[Unbounded]:
     """Yield what is unbounded in tier "namespaces", if this process starts the REPLs."""
-    if not groups:
+    if groups:
+        yield PROGRAMS
+    else:
         yield from WITHOUT_GROUPS
     if not users.available():
         yield Unbounded(
