@@ -111,7 +111,7 @@ def check_tokenizer(directory: Path) -> None:
         if not isinstance(parts.get("model"), dict):
             raise ModelError(f"{directory / 'tokenizer.json'} is broken: it has no model")
         if problem := _growth_problem(parts):
-            raise ModelError(f"{directory / 'tokenizer.json'}: {problem}: take another tokenizer, or remove that part")
+            raise ModelError(f"{directory / 'tokenizer.json'}: {problem}. Take another tokenizer, or change that in it")
     settings = {}
     if (directory / "tokenizer_config.json").is_file():
         settings = read_json(directory, "tokenizer_config.json", needed_for="a tokenizer")
@@ -127,9 +127,9 @@ def check_tokenizer(directory: Path) -> None:
 
 
 def _growth_problem(tokenizer: Mapping[str, Any]) -> str:
-    """Return which part of tokenizer.json would take memory or time without bound for a short text; "" if none does.
+    """Return why a short text could take memory or time without bound with this tokenizer.json; "" if it cannot.
 
-    The reader knows a part by its keys if it names no type, so keys count here.
+    The library tokenizers recognises a part without a type by its keys, so this function looks at keys.
     """
     for name in ("normalizer", "pre_tokenizer", "decoder"):
         parts = list(itertools.islice(_leaves(tokenizer.get(name)), MAX_PARTS + 1))
@@ -147,7 +147,9 @@ def _growth_problem(tokenizer: Mapping[str, Any]) -> str:
     if isinstance(added_tokens, list):
         tokens += [entry.get("content") for entry in added_tokens if isinstance(entry, dict)]
     longest = max((len(token) for token in tokens if isinstance(token, str)), default=0)
-    return f"its longest token has {longest:,} characters, more than {MAX_TOKEN_CHARS:,}" * (longest > MAX_TOKEN_CHARS)
+    if longest > MAX_TOKEN_CHARS:
+        return f"its longest token has {longest:,} characters, more than {MAX_TOKEN_CHARS:,}"
+    return ""
 
 
 def _leaves(part: object) -> Iterator[dict[str, Any]]:

@@ -45,7 +45,7 @@ ROWS = {
             "visible",
             "marking",
             "json_bounds",
-            "json_characters",
+            "json_repair",
             "bounded_toml",
             "store",
             "models",

@@ -17,7 +17,7 @@ import msgspec
 
 from lzero.config import Config
 from lzero.errors import ConfigError, ToolError
-from lzero.json_characters import whole
+from lzero.json_repair import repaired
 from lzero.protocols import Tool
 from lzero.text import one_line
 from lzero.tools.cache import Cached
@@ -151,4 +151,4 @@ def read_json(body: bytes, shape: type[T]) -> T:
     except msgspec.ValidationError:
         raise
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return msgspec.json.decode(whole(body), type=shape)
+        return msgspec.json.decode(repaired(body), type=shape)

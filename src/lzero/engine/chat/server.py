@@ -26,7 +26,7 @@ from lzero.engine.chat.failures import (
 from lzero.engine.chat.wire import Chunk, ModelCard, ModelList
 from lzero.errors import ConfigError, ContentRefused, ContextOverflow, EngineError
 from lzero.json_bounds import EventCounter, ValueCounter
-from lzero.json_characters import Characters
+from lzero.json_repair import Repair
 from lzero.text import one_line
 from lzero.tools.keys import Secret
 from lzero.tools.retry import retry_after
@@ -242,7 +242,7 @@ class _Bounded(httpx2.AsyncByteStream):
         total = event = 0
         end = b""
         values = EventCounter() if self._streamed else ValueCounter()
-        characters = Characters()  # a server that writes bytes of tokens may end with a part of a character
+        characters = Repair()  # a server that writes bytes of tokens may end with a part of a character
         async with aclosing(in_turns(self._stream)) as pieces:
             async for piece in pieces:
                 total += len(piece)

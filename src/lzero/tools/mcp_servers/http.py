@@ -14,7 +14,7 @@ import msgspec
 from mcp.client.streamable_http import streamable_http_client
 
 from lzero.json_bounds import EventCounter, ValueCounter
-from lzero.json_characters import Characters
+from lzero.json_repair import Repair
 from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES
 from lzero.tools.mcp_servers.errors import BROKEN_OFF, TOO_LARGE
 from lzero.tools.shapes import one_line
@@ -120,7 +120,7 @@ class _Bounded(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size = 0
         values = EventCounter() if self._is_events else ValueCounter()
-        characters = Characters()
+        characters = Repair()
         try:
             async with aclosing(in_turns(self._stream)) as chunks:
                 async for chunk in chunks:

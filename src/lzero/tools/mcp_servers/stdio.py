@@ -17,7 +17,7 @@ from mcp.shared.message import SessionMessage
 from mcp.types import jsonrpc_message_adapter
 
 from lzero.json_bounds import has_too_many
-from lzero.json_characters import whole
+from lzero.json_repair import repaired
 from lzero.tools.mcp_servers.bounds import MAX_MESSAGE, MAX_VALUES, Line, lines
 from lzero.tools.mcp_servers.errors import MALFORMED, TOO_DEEP, TOO_LARGE, TOO_MANY, failed_answer, is_too_deep
 from lzero.tools.program import close_pipes, signal_group
@@ -169,7 +169,7 @@ def _read_message(text: bytes) -> SessionMessage:
     try:
         return SessionMessage(jsonrpc_message_adapter.validate_json(text, by_name=False))
     except ValueError:
-        if (mended := whole(text)) == text:
+        if (mended := repaired(text)) == text:
             raise
     return SessionMessage(jsonrpc_message_adapter.validate_json(mended, by_name=False))
 

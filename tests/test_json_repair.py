@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lzero.json_characters import Characters, whole
+from lzero.json_repair import Repair, repaired
 
 PIECES = st.lists(
     st.sampled_from(
@@ -37,22 +37,22 @@ def expected(text: bytes) -> str:
 
 @given(text=PIECES)
 def test_half_a_character_is_a_replacement_character(text: bytes) -> None:
-    assert json.loads(whole(b'"' + text + b'"')) == expected(text)
+    assert json.loads(repaired(b'"' + text + b'"')) == expected(text)
 
 
 @given(text=PIECES, size=st.integers(min_value=1, max_value=14))
 def test_pieces_of_any_size_make_the_same_text(text: bytes, size: int) -> None:
-    characters = Characters()
+    characters = Repair()
     parts = [characters.add(text[start : start + size]) for start in range(0, len(text), size)]
-    assert b"".join((*parts, characters.add(b"", last=True))) == whole(text)
+    assert b"".join((*parts, characters.add(b"", last=True))) == repaired(text)
 
 
 @given(text=st.text())
 def test_whole_text_stays_as_it_is(text: str) -> None:
     data = json.dumps(text.encode("utf-8", "replace").decode()).encode()
-    assert whole(data) == data
+    assert repaired(data) == data
 
 
 def test_no_other_byte_becomes_one_of_json() -> None:
-    assert b"\0" not in whole(b'"\0\0"')
-    assert b"\\" not in whole(b'"\0\0"')
+    assert b"\0" not in repaired(b'"\0\0"')
+    assert b"\\" not in repaired(b'"\0\0"')

@@ -1,7 +1,6 @@
-r"""Replace what is no character in JSON, because a server may cut a text in the middle of one: bytes that are no UTF-8, and half of a pair
-of escapes (`"\ud83d"`).
+r"""Repair the texts of JSON that a server cut in the middle of a character.
 
-    whole(rb'"a\ud83d"') == rb'"a\ufffd"'
+Bytes that are no UTF-8, and halves of a pair of escapes, become U+FFFD: repaired(rb'"a\ud83d"') == rb'"a\ufffd"'
 """
 
 import codecs
@@ -19,8 +18,8 @@ _BACKSLASH, _PLACEHOLDER = rb"\\", b"\0\0"
 """An escaped backslash, and its temporary replacement, which no JSON contains."""
 
 
-class Characters:
-    """Replaces what is no character, piece by piece. Takes time linear in the text. What is in no string stays invalid."""
+class Repair:
+    """Repairs a text piece by piece, in a time linear in its length. Faults outside of strings stay: the text is then no JSON."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -36,6 +35,6 @@ class Characters:
         return _HALF.sub(rb"\\ufffd", text[:end]).replace(_PLACEHOLDER, _BACKSLASH)
 
 
-def whole(text: bytes) -> bytes:
-    """Return a text of JSON in which each character is whole."""
-    return Characters().add(text, last=True)
+def repaired(text: bytes) -> bytes:
+    """Return the repaired text of JSON."""
+    return Repair().add(text, last=True)
